@@ -1,0 +1,275 @@
+"""Which filters stay: scores -> plan. Uniform rate, per-layer rates, global threshold, until a budget is met.
+
+All of them take the lowest scores first, keep at least `min_filters` (and the fraction `min_keep`) of every group, and
+with several rounds aim at `probe.share` of the whole reduction, counted from the net before the first round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+
+import torch
+from torch import Tensor, nn
+
+from reprune.errors import UserError
+from reprune.groups import FilterGroup, Plan, traced
+from reprune.probe import Probe
+from reprune.sockets import Scores
+
+NORMALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda s: s,
+    "max": lambda s: s / s.abs().max().clamp_min(1e-12),
+    "mean": lambda s: s / s.abs().mean().clamp_min(1e-12),
+    "l2": lambda s: s / s.norm().clamp_min(1e-12),
+}
+
+
+@dataclass(kw_only=True)
+class _Allocation:
+    """What all allocations share: who is a candidate, and how few filters may stay."""
+
+    groups: str = "all"                 # "all" | "inner": only widths no addition couples (first convs of a block)
+    skip: Sequence[int | str] = ()      # conv numbers (counted from 1, shortcuts left out) or name patterns
+    min_filters: int = 1
+    min_keep: float = 0.0               # of a group's original size
+
+    def __post_init__(self) -> None:
+        _choice("allocation.groups", self.groups, ("all", "inner"))
+        _fraction("allocation.min_keep", self.min_keep)
+        if self.min_filters < 1:
+            raise UserError(f"allocation.min_filters must be at least 1, got {self.min_filters}")
+
+    def candidates(self, scores: Scores, probe: Probe) -> list[FilterGroup]:
+        """The groups that may shrink: conv filters with a score, not skipped."""
+        net, numbers = probe.net, conv_numbers(probe.net)
+        found = [g for g in probe.groups if g.name in scores and g.name in numbers
+                 and not (self.groups == "inner" and g.coupled(net))]
+        chosen = [g for g in found if not any(_matches(s, g.name, numbers) for s in self.skip)]
+        for pattern in self.skip:
+            if not any(_matches(pattern, name, numbers) for name in numbers):
+                raise UserError(f"allocation.skip: {pattern!r} matches no conv of this net (1..{len(numbers)}, "
+                                f"or names such as {next(iter(numbers))!r})")
+        if not chosen:
+            raise UserError("nothing to prune: no group of this net is left by allocation.groups and allocation.skip")
+        return chosen
+
+    def room(self, group: FilterGroup, probe: Probe) -> int:
+        """How many filters of the group may still go."""
+        floor = max(self.min_filters, math.ceil(self.min_keep * probe.original.sizes.get(group.name, group.size)))
+        return max(0, group.size - floor)
+
+
+@dataclass(kw_only=True)
+class Uniform(_Allocation):
+    """The same rate in every group."""
+
+    rate: float = 0.5                   # fraction of filters REMOVED
+    rounding: str = "removed"           # floor "removed" = int(C rate) go | floor "kept" = int(C (1 - rate)) stay
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction("allocation.rate", self.rate)
+        _choice("allocation.rounding", self.rounding, ("removed", "kept"))
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        return {g.name: _keep_best(scores[g.name], self.count(g, self.rate, probe))
+                for g in self.candidates(scores, probe)}
+
+    def count(self, group: FilterGroup, rate: float, probe: Probe) -> int:
+        """Filters to remove now so that `share * rate` of the original ones are gone."""
+        size = probe.original.sizes.get(group.name, group.size)
+        gone = size - _floor(size * (1 - rate * probe.share)) if self.rounding == "kept" else \
+            _floor(size * rate * probe.share)
+        return min(max(0, gone - (size - group.size)), self.room(group, probe))
+
+
+@dataclass(kw_only=True)
+class PerLayer(Uniform):
+    """A rate for each layer or stage; layers that no entry names keep all their filters."""
+
+    rate: float = 0.0
+    rates: Mapping[int | str, float] = field(default_factory=dict)    # conv number, name prefix or pattern -> rate
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, rate in self.rates.items():
+            _fraction(f"allocation.rates[{key}]", rate)
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        numbers = conv_numbers(probe.net)
+        for key in self.rates:
+            if not any(_matches(key, name, numbers) for name in numbers):
+                raise UserError(f"allocation.rates: {key!r} matches no conv of this net (1..{len(numbers)}, "
+                                f"or names such as {next(iter(numbers))!r})")
+        plan = {}
+        for group in self.candidates(scores, probe):
+            rates = [rate for key, rate in self.rates.items() if _matches(key, group.name, numbers)]
+            plan[group.name] = _keep_best(scores[group.name], self.count(group, rates[-1], probe) if rates else 0)
+        return plan
+
+
+@dataclass(kw_only=True)
+class Global(_Allocation):
+    """One threshold for the whole net: the lowest `rate` of all candidate filters go, wherever they are."""
+
+    rate: float = 0.5
+    normalize: str = "none"             # per group, before comparing: none | max | mean | l2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction("allocation.rate", self.rate)
+        _choice("allocation.normalize", self.normalize, tuple(NORMALIZERS))
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        groups = self.candidates(scores, probe)
+        original = sum(probe.original.sizes.get(g.name, g.size) for g in groups)
+        gone = original - sum(g.size for g in groups)
+        queue = self.queue(groups, scores, probe)
+        return queue.plan(min(max(0, _floor(original * self.rate * probe.share) - gone), len(queue.group)))
+
+    def queue(self, groups: list[FilterGroup], scores: Scores, probe: Probe) -> Queue:
+        return Queue.build(groups, {g.name: NORMALIZERS[self.normalize](scores[g.name]) for g in groups},
+                           [self.room(g, probe) for g in groups])
+
+
+@dataclass(kw_only=True)
+class Budget(Global):
+    """The fewest filters removed such that the net meets a budget of MACs or parameters.
+
+    macs, params: fraction of the original net that may be KEPT (give one of them); spread: "uniform" = the same rate in
+    every group, "global" = lowest scores first, wherever they are.
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    spread: str = "uniform"
+    rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choice("allocation.spread", self.spread, ("uniform", "global"))
+        if (self.macs is None) == (self.params is None):
+            raise UserError(f"allocation: give either macs or params, got macs={self.macs}, params={self.params}")
+        kept = self.params if self.macs is None else self.macs
+        if not 0 < kept <= 1:
+            raise UserError(f"allocation.{self.unit} is the fraction to keep, above 0 and at most 1; got {kept}")
+
+    @property
+    def unit(self) -> str:
+        return "params" if self.macs is None else "macs"
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        groups = self.candidates(scores, probe)
+        queue = self.queue(groups, scores, probe)
+        if self.spread == "uniform":
+            queue = queue.by_rate([probe.original.sizes.get(g.name, g.size) for g in groups])
+        columns = [g.name for g in probe.groups]
+        where = torch.tensor([columns.index(g.name) for g in groups])
+
+        def spent(n: int) -> int:
+            removed = torch.zeros(len(columns)).index_add_(0, where, queue.counts(n).float())
+            return getattr(probe.costs.after(removed), self.unit)
+
+        original = getattr(probe.original.cost, self.unit)
+        kept = self.params if self.macs is None else self.macs
+        budget = original * (1 - (1 - kept) * probe.share)
+        low, high = 0, len(queue.group)                           # cost falls with n: bisect
+        if spent(high) > budget:
+            raise UserError(f"a budget of {kept:.4g} of the {self.unit} cannot be met: with every candidate layer at "
+                            f"its floor {spent(high) / original:.4g} remain; allow more groups or a lower floor")
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if spent(middle) <= budget else (middle + 1, high)
+        return queue.plan(low)
+
+
+@dataclass
+class Queue:
+    """Filters in the order they go. group [n]: index of the group of the n-th filter; filter [n]: index inside it."""
+
+    groups: list[FilterGroup]
+    group: Tensor
+    filter: Tensor
+
+    @classmethod
+    def build(cls, groups: list[FilterGroup], scores: Scores, room: list[int]) -> Queue:
+        """Lowest scores first, at most `room` filters of each group."""
+        first = [scores[g.name].sort(stable=True) for g in groups]
+        values = torch.cat([s.values[:r] for s, r in zip(first, room, strict=True)])
+        filters = torch.cat([s.indices[:r] for s, r in zip(first, room, strict=True)])
+        owner = torch.cat([torch.full((r,), i) for i, r in enumerate(room)]).long()
+        order = values.argsort(stable=True)
+        return cls(groups, owner[order], filters[order])
+
+    def by_rate(self, sizes: list[int]) -> Queue:
+        """The same filters of each group in the same order, but groups advance together: by the fraction gone."""
+        rank = torch.zeros(len(self.group))                       # of each filter inside its group
+        for i, (group, size) in enumerate(zip(self.groups, sizes, strict=True)):
+            mine = self.group == i
+            rank[mine] = (torch.arange(1, int(mine.sum()) + 1) + size - group.size) / size
+        order = rank.argsort(stable=True)
+        return Queue(self.groups, self.group[order], self.filter[order])
+
+    def counts(self, n: int) -> Tensor:
+        """Filters of each group among the first n, [groups]."""
+        return torch.bincount(self.group[:n], minlength=len(self.groups))
+
+    def plan(self, n: int) -> Plan:
+        """Removes the first n."""
+        plan = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self.groups}
+        for i, group in enumerate(self.groups):
+            plan[group.name][self.filter[:n][self.group[:n] == i]] = False
+        return plan
+
+
+def conv_numbers(net: nn.Module) -> dict[str, int]:
+    """Conv layers numbered from 1 in order of execution; shortcut projections are not counted (Li et al. 2017)."""
+    names = [name for name, axis in traced(net).axes if axis == "out" and _is_conv(net.get_submodule(name))]
+    counted = [n for n in names if "downsample" not in n and "shortcut" not in n]
+    return {**dict.fromkeys(names, 0), **{n: i for i, n in enumerate(counted, 1)}}
+
+
+def removed(plan: Plan) -> int:
+    """How many filters a plan takes away."""
+    return sum(int((~mask).sum()) for mask in plan.values())
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+
+
+def _matches(key: int | str, name: str, numbers: dict[str, int]) -> bool:
+    if isinstance(key, int) or str(key).isdigit():
+        return numbers.get(name) == int(key)
+    return name == key or name.startswith(f"{key}.") or fnmatch(name, key)
+
+
+def _keep_best(scores: Tensor, remove: int) -> Tensor:
+    """Keep mask without the `remove` lowest scores; among equals the first go first. [size] -> bool [size]
+
+    >>> _keep_best(torch.tensor([3., 1., 2.]), 1)
+    tensor([ True, False,  True])
+    """
+    keep = torch.ones(len(scores), dtype=torch.bool)
+    keep[scores.argsort(stable=True)[:remove]] = False
+    return keep
+
+
+def _floor(x: float) -> int:
+    """int() that is not fooled by 0.1 * 30 = 2.9999999999999996."""
+    return int(x + 1e-9)
+
+
+def _fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"{name} must be at least 0 and below 1 (the fraction of filters removed), got {value}")
+
+
+def _choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name}: {value!r} is not known, choose one of {', '.join(allowed)}")
+
+

@@ -1,0 +1,7 @@
+"""Datasets: `hydra.utils.instantiate(cfg.dataset)` calls one of these functions and gives back a `Data`."""
+
+from reprune.data.base import Data
+from reprune.data.folder import imagefolder
+from reprune.data.small import cifar10, cifar100, digits, fashion_mnist, svhn
+
+__all__ = ["Data", "cifar10", "cifar100", "digits", "fashion_mnist", "imagefolder", "svhn"]

@@ -1,0 +1,14 @@
+"""The one kind of error a user can cause: `run.py` prints it as a single line and exits with status 1."""
+
+
+class UserError(Exception):
+    """Bad input, in one line: what is wrong, what was given, what is allowed, what to do."""
+
+
+def user_error(error: BaseException | None) -> str | None:
+    """The line of the UserError behind an exception, however often it was wrapped; None if there is none."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,168 @@
+"""Training: one LightningModule for every stage of a run, and the callback that silences filters while it trains."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from reprune.data import Data
+from reprune.errors import UserError
+from reprune.probe import Probe, evaluate
+from reprune.sockets import Method, Penalty, Step
+from reprune.surgery import zero_filters
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", ".*does not have many workers.*")
+warnings.filterwarnings("ignore", ".*LeafSpec.*")
+warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+
+
+class Classifier(pl.LightningModule):
+    """A net with a pluggable loss: cross-entropy plus any number of penalties, with or without a teacher.
+
+    net: [B, C, H, W] -> logits [B, classes]; optimizer, scheduler: partial torch constructors (scheduler: per epoch).
+    """
+
+    def __init__(self, net: nn.Module, stage: str, optimizer: Callable, scheduler: Callable | None = None,
+                 penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None):
+        super().__init__()
+        self.net, self.stage, self.penalties = net, stage, dict(penalties or {})
+        self._optimizer, self._scheduler = optimizer, scheduler
+        self._teacher = [teacher]                                 # in a list: not a submodule, not trained, not saved
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, y = batch
+        logits = self(x)                                          # [B, classes]
+        loss = F.cross_entropy(logits, y)
+        self._log("loss", loss, len(y))
+        step = Step(self.net, x, y, logits, self.current_epoch, self._teacher[0])
+        for name, penalty in self.penalties.items():
+            value = penalty(step)
+            self._log(f"penalty/{name}", value, len(y))
+            loss = loss + value
+        self._log("top1", 100 * (logits.detach().argmax(1) == y).float().mean(), len(y))
+        if (not loss.is_cuda or self.global_step % 50 == 0) and not torch.isfinite(loss):
+            raise UserError(f"loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}) of the "
+                            f"{self.stage} stage: lower its learning rate (recipe.{self.stage}.optimizer.lr) or the "
+                            "weight of its penalties")
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        x, y = batch
+        self._log("val_top1", 100 * (self(x).argmax(1) == y).float().mean(), len(y))
+
+    def on_train_start(self) -> None:
+        if self._teacher[0] is not None:
+            self._teacher[0].to(self.device).eval()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer(self.net.parameters())
+        return {"optimizer": optimizer,
+                **({"lr_scheduler": self._scheduler(optimizer)} if self._scheduler is not None else {})}
+
+    def _log(self, name: str, value: Tensor, batch_size: int) -> None:
+        self.log(f"{self.stage}/{name}", value, on_step=False, on_epoch=True, prog_bar="top1" in name,
+                 batch_size=batch_size)
+
+
+class PruningCallback(pl.Callback):
+    """Silences filters on the method's schedule: their weights are set to zero in place, shapes stay, gradients are not
+    masked, so a filter can come back (He et al. 2018). Before training and after every `every`-th epoch."""
+
+    def __init__(self, method: Method, probe: Callable[[nn.Module], Probe], every: int = 1):
+        self.method, self.probe, self.every = method, probe, every
+
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+        self.silence(module.net)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        if (trainer.current_epoch + 1) % self.every == 0 or trainer.current_epoch + 1 == trainer.max_epochs:
+            self.silence(module.net)
+
+    def silence(self, net: nn.Module) -> None:
+        probe = self.probe(net)
+        zero_filters(net, self.method.allocation(self.method.criterion(probe.groups, probe), probe))
+
+
+class TestCurve(pl.Callback):
+    """Top-1 on the test set after every epoch: only to record the best epoch beside the last one, as some papers report
+    it. Nothing is selected by it."""
+
+    def __init__(self, loader: Any):
+        self.loader, self.top1 = loader, []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        self.top1.append(evaluate(module.net, self.loader)[1])
+
+
+def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, epochs: int | None = None,
+        penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None,
+        callbacks: Sequence[pl.Callback] = (), logger: Any = False) -> int:
+    """Trains `net` in place by one part (baseline, sparse, recover) of the recipe. -> epochs run
+
+    Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
+    """
+    recipe = cfg.recipe[part]
+    epochs = recipe.epochs if epochs is None else epochs
+    if epochs < 0:
+        raise UserError(f"recipe.{part}.epochs must be at least 0, got {epochs}")
+    if epochs == 0:
+        return 0
+    where = device(cfg)
+    with seeded(cfg.seed, stage):
+        if recipe.get("from_scratch"):
+            reset(net)
+        net.train()                                               # Lightning keeps the mode it finds
+        module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties, teacher)
+        train = data.train(cfg.recipe.batch_size, derive(cfg.seed, stage), where)
+        val = data.val(cfg.recipe.eval_batch_size, where) if len(data.parts.val) else None
+        trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=list(callbacks))
+        print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}")
+        trainer.fit(module, train, val)
+    net.to(where)
+    return epochs
+
+
+def reset(net: nn.Module) -> None:
+    """Fresh weights for the same architecture, by each layer's own rule (convs: Kaiming normal, as the models here)."""
+    for module in net.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def device(cfg: DictConfig) -> str:
+    """The GPU when there is one and `trainer.accelerator` does not say otherwise."""
+    return "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def derive(seed: int, name: str) -> int:
+    """A seed for one purpose.
+
+    >>> derive(0, "sparse") == derive(0, "sparse"), derive(0, "sparse") == derive(0, "recover")
+    (True, False)
+    """
+    return int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:15], 16)
+
+
+@contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Global random numbers that depend on (seed, name) alone; the outer state comes back afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, name))
+        yield

@@ -1,0 +1,19 @@
+r"""SFP: soft filter pruning.                                He et al., IJCAI 2018, arXiv:1808.06866
+
+    s_j = || F_ij ||_2                                       (eq. 2 with p = 2)
+    after every epoch: F_ij <- 0 for the floor(N_i P) filters with the smallest s_j   (section 3.3)
+
+    F_ij     filter j of layer i, flattened                 [c_in * k * k]
+    N_i, P   filters of layer i; fraction removed (the authors' `rate` is the fraction kept)
+
+Zeroed filters go on training and may come back; what is zero after the last epoch is removed. The silencing itself is
+`PruningCallback`, the ranking `FilterNorm(p=2)`: this method is its YAML, conf/method/sfp.yaml, and this page.
+
+Deviations: the authors zero every conv on its own, block outputs included; here the layers of a residual group share
+one mask (ranked by the sum of their norms), so that the removal at the end is real. Batch norm is removed with its
+filter (the authors leave its shift behind).
+"""
+
+from reprune.methods.l1 import FilterNorm
+
+__all__ = ["FilterNorm"]

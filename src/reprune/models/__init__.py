@@ -1,0 +1,57 @@
+"""The nets, and `build`, which makes one from a `conf/model` node.
+
+| function            | net                                                          | conf/model                     |
+|---------------------|--------------------------------------------------------------|--------------------------------|
+| `resnet`            | CIFAR ResNet-8/20/32/44/56/110, option-A shortcuts           | resnet8 ... resnet110          |
+| `vgg`               | CIFAR VGG-16/19 with batch norm                              | vgg16, vgg19                   |
+| `resnet_cifar_stem` | ImageNet ResNet-18/34 with a 3x3 stem, for small images      | resnet18, resnet34             |
+| `torchvision`       | any torchvision classification net                           | torchvision                    |
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+from torch import nn
+
+from reprune.errors import UserError
+from reprune.models.cifar_resnet import resnet
+from reprune.models.cifar_vgg import vgg
+from reprune.models.torchvision_zoo import resnet_cifar_stem, torchvision
+from reprune.models.weights import load_weights
+
+__all__ = ["build", "load_weights", "resnet", "resnet_cifar_stem", "torchvision", "vgg"]
+
+# The only names `build` calls. A checkpoint carries its model config, so a dotted path may come from a stranger's file:
+# it is looked up here and never imported.
+BUILDERS = {f"{__name__}.{f.__name__}": f for f in (resnet, vgg, resnet_cifar_stem, torchvision)}
+
+
+def build(config: Mapping) -> nn.Module:
+    """The net of a resolved model node: `{"_target_": "reprune.models.resnet", "name": "resnet20", "depth": 20, ...}`.
+
+    `name` is for tables only; `weights`, where set, is a file for `load_weights`; all other keys are arguments of the
+    builder. Initial weights are drawn from torch's global generator: seed it before, where it matters.
+
+    UserError: `_target_` is not a builder of this package; a key is unknown, missing or out of range; the weights
+    do not fit.
+    """
+    options = {k: v for k, v in config.items() if k not in ("_target_", "name", "weights")}
+    net = _builder(config.get("_target_"), options)(**options)
+    if config.get("weights"):
+        load_weights(net, config["weights"])
+    return net
+
+
+def _builder(target, options: Mapping):
+    """The allow-listed function called `target`, once its signature is known to accept `options`."""
+    if not isinstance(target, str) or target not in BUILDERS:
+        raise UserError(f"model._target_={target!r} is not a model builder; the builders are: {', '.join(BUILDERS)}")
+    parameters = inspect.signature(BUILDERS[target]).parameters
+    if unknown := [str(k) for k in options if k not in parameters]:
+        raise UserError(f"{target} has no option {', '.join(unknown)}; it takes: {', '.join(parameters)}")
+    required = [k for k, p in parameters.items() if p.default is p.empty]
+    if missing := [k for k in required if k not in options]:
+        raise UserError(f"{target} needs the option {', '.join(missing)}; it takes: {', '.join(parameters)}")
+    return BUILDERS[target]

@@ -1,0 +1,28 @@
+"""What the nets of this package share: initial weights and argument checks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from reprune.errors import UserError
+
+
+def init_convs(net: nn.Module) -> None:
+    """Weights with std = sqrt(2 / fan_in) for every conv, in place. He et al. 2015, arXiv:1502.01852, eq. 10."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+def check_depth(family: str, depth: int, allowed: tuple[int, ...]) -> int:
+    """`depth`, if this family of nets has it; UserError listing what is allowed otherwise."""
+    if depth not in allowed:
+        raise UserError(f"{family} has no depth {depth!r}; allowed are {', '.join(map(str, allowed))}")
+    return int(depth)
+
+
+def check_counts(**counts: int) -> None:
+    """UserError naming the first argument that is not a positive whole number."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"model.{name}={value!r} must be a positive whole number")

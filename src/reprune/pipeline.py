@@ -1,0 +1,126 @@
+"""One run, top to bottom: cfg -> baseline -> sparse training -> rounds of prune and recover -> record."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from reprune import models
+from reprune.allocation import removed
+from reprune.data import Data
+from reprune.errors import UserError
+from reprune.lightning import PruningCallback, TestCurve, derive, device, fit, seeded
+from reprune.loggers import open_logger
+from reprune.probe import Original, Probe
+from reprune.record import SCHEMA, Stopwatch, environment, measure, show, widths
+from reprune.rounds import Round
+from reprune.sockets import Method
+from reprune.store import Store
+from reprune.surgery import remove
+
+
+def run(cfg: DictConfig) -> dict:
+    """Does what is missing of the run `cfg` describes. -> its record"""
+    store = Store(cfg)
+    if (record := store.finished()) and not cfg.force:
+        print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
+        show(record, store.folder)
+        return record
+    watch, method = Stopwatch(), instantiate(cfg.method)
+    data: Data = instantiate(cfg.dataset)
+    logger = open_logger(cfg, store)
+    try:
+        record = _run(cfg, store, data, method, logger, watch)
+    except BaseException:
+        logger.close(failed=True)
+        raise
+    logger.close(record)
+    show(record, store.folder)
+    return record
+
+
+def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any, watch: Stopwatch) -> dict:
+    example = torch.zeros(1, data.channels, data.size, data.size, device=device(cfg))
+
+    with watch("baseline"):
+        baseline, facts = find_baseline(cfg, store, data, example, logger)
+    net, epochs = copy.deepcopy(baseline), {"baseline": facts["epochs"], "sparse": 0, "recover": 0}
+
+    if method.trains_sparse:
+        def look(net: nn.Module) -> Probe:
+            return Probe(net, example, data, derive(cfg.seed, "probe"), cfg.recipe.eval_batch_size)
+
+        silencing = [PruningCallback(method, look, method.silence_every)] if method.silence_every else []
+        with watch("sparse"):
+            epochs["sparse"] = fit(net, data, cfg, "sparse", "sparse", penalties=method.penalties, callbacks=silencing,
+                                   teacher=teacher(baseline, method.penalties), logger=logger.stage("sparse"))
+
+    before, curve, original = net, TestCurve(data.test(cfg.recipe.eval_batch_size, device(cfg))), None
+    for number, turn in enumerate(method.rounds(Probe(net, example).groups) if method.prunes else []):
+        with watch("prune"):
+            net, original = prune(net, example, data, cfg, method, turn, original)
+        before, stage = copy.deepcopy(net), "recover" if turn.epochs is None else f"recover-{number}"
+        with watch("recover"):
+            epochs["recover"] += fit(
+                net, data, cfg, stage, "recover", epochs=turn.epochs, penalties=method.recover_penalties,
+                teacher=teacher(baseline, method.recover_penalties), logger=logger.stage(stage),
+                callbacks=[curve] if cfg.recipe.test_every_epoch and turn.epochs is None else [])
+
+    with watch("measure"):
+        rows = measure(baseline, before, net, data, example, cfg.measure.batch_size, cfg.recipe.eval_batch_size)
+    rows["baseline"]["source"] = facts["source"]
+    rows["pruned"]["top1_best"] = max(curve.top1, default=None)
+    record = {
+        "schema": SCHEMA, "key": store.key, "status": "done",
+        "experiment": cfg.experiment, "claim": store.config["claim"],
+        "method": method.name, "model": cfg.model.name, "dataset": cfg.dataset.name, "recipe": cfg.recipe.name,
+        "seed": cfg.seed, "config": store.config, **rows, "widths": widths(baseline, net), "epochs": epochs,
+        "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": watch.seconds,
+        "env": environment(device(cfg)), "started": watch.started}
+    store.finish(record, net, publish=cfg.experiment is not None)
+    return record
+
+
+def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, logger: Any) -> tuple[nn.Module, dict]:
+    """The unpruned net: from `model.weights`, or trained once and found again by its key."""
+    def build() -> nn.Module:
+        with seeded(cfg.seed, "init"):
+            net = models.build({**store.config["model"], "weights": cfg.model.weights})
+        net._reprune_model, net._reprune_input = {**store.config["model"], "weights": None}, tuple(example.shape[1:])
+        return net.to(example.device, memory_format=torch.channels_last)
+
+    def train() -> tuple[nn.Module, dict]:
+        net = build()
+        epochs = fit(net, data, cfg, "baseline", "baseline", logger=logger.stage("baseline"))
+        return net, {"epochs": epochs, "source": "trained here"}
+
+    if cfg.model.weights:
+        return build(), {"epochs": 0, "source": store.config["model"]["weights"]}
+    net, facts = store.baseline(train)
+    return net.to(example.device, memory_format=torch.channels_last), facts
+
+
+def prune(net: nn.Module, example: Tensor, data: Data, cfg: DictConfig, method: Method, turn: Round,
+          original: Original | None) -> tuple[nn.Module, Original]:
+    """Scores -> plan -> a really smaller net. Raises UserError if no filter would go."""
+    probe = Probe(net, example, data, derive(cfg.seed, "probe"), cfg.recipe.eval_batch_size, turn.share, original)
+    groups = [g for g in probe.groups if turn.groups is None or g.name in turn.groups]
+    plan = method.allocation(method.criterion(groups, probe), probe)
+    if not removed(plan):
+        raise UserError(f"method {method.name!r} would remove no filter of {cfg.model.name}: raise the rate or lower "
+                        "the budget of method.allocation (method=baseline measures the unpruned net)")
+    smaller = remove(net, plan)
+    if method.repair is not None:
+        smaller = method.repair(smaller, probe)
+    return smaller, probe.original
+
+
+def teacher(baseline: nn.Module, penalties: dict) -> nn.Module | None:
+    """The unpruned net, where a penalty wants to learn from it."""
+    wanted = any(getattr(p, "needs_teacher", False) for p in penalties.values())
+    return copy.deepcopy(baseline) if wanted else None

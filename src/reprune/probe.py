@@ -1,0 +1,86 @@
+"""What a criterion or an allocation may look at: the net, its groups and costs, training and held-out images.
+
+The test set is not reachable from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reprune.cost import Cost, CostTable
+from reprune.groups import FilterGroup, Plan, trace, traced
+from reprune.surgery import silence
+
+
+@dataclass
+class Probe:
+    """A view of one net in one round."""
+
+    net: nn.Module                      # on its device, traced
+    example: Tensor                     # [1, C, H, W]
+    data: Any = None                    # a `reprune.data` set; its test images are not used here
+    seed: int = 0
+    batch_size: int = 250
+    share: float = 1.0                  # of the whole reduction that this round must reach
+    original: Original | None = None    # the net before the first round
+
+    def __post_init__(self) -> None:
+        trace(self.net, self.example)
+        if self.original is None:
+            self.original = Original(self.cost({}), {g.name: g.size for g in self.groups})
+
+    @property
+    def groups(self) -> list[FilterGroup]:
+        return traced(self.net).groups
+
+    @cached_property
+    def costs(self) -> CostTable:
+        return CostTable(self.net)
+
+    def cost(self, plan: Plan) -> Cost:
+        """Parameters and MACs after `plan`, computed without running the net."""
+        return self.costs.plan(plan)
+
+    def generator(self) -> torch.Generator:
+        """The same random numbers for the same seed, whatever ran before."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def loss(self, plan: Plan, n: int = 1000) -> float:
+        """Mean cross-entropy of the silenced net on n training images drawn with the probe's seed."""
+        loader = self.data.plain(self.batch_size, self.seed, n, self.example.device)
+        return evaluate(silence(self.net, plan), loader)[0]
+
+    def accuracy(self, plan: Plan) -> float:
+        """Top-1 in percent of the silenced net on the held-out part of the training set."""
+        return evaluate(silence(self.net, plan), self.data.val(self.batch_size, self.example.device))[1]
+
+
+@dataclass(frozen=True)
+class Original:
+    """The net before the first round: what a reduction is measured against."""
+
+    cost: Cost
+    sizes: dict[str, int] = field(default_factory=dict)       # filters per group
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, loader: Any) -> tuple[float, float]:
+    """-> mean cross-entropy, top-1 in percent; in eval mode, the mode is put back."""
+    modes = {m: m.training for m in net.modules()}
+    net.eval()
+    loss, hits, seen = 0.0, 0, 0
+    for x, y in loader:
+        logits = net(x)                                           # [B, classes]
+        loss += F.cross_entropy(logits, y, reduction="sum").item()
+        hits += (logits.argmax(1) == y).sum().item()
+        seen += len(y)
+    for module, training in modes.items():
+        module.training = training
+    return loss / seen, 100 * hits / seen
+
+

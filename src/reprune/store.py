@@ -1,0 +1,107 @@
+"""Keys and places. A run's key is a hash of what determines its result; same key = same run."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from reprune.checkpoint import load, save
+from reprune.errors import UserError
+
+# What a result does not depend on: where things lie, how they are shown, what a run is called, where it runs.
+NOT_IN_KEY = ("output_dir", "results_dir", "data_dir", "dataset.data_dir", "dataset.workers", "logger", "force",
+              "claim", "experiment", "measure", "model.name", "recipe.name", "recipe.paper_epochs",
+              "trainer.accelerator", "trainer.devices", "trainer.enable_progress_bar")
+
+
+def resolved(cfg: DictConfig) -> dict:
+    """The whole config as plain data, with `model.weights` replaced by name and content hash of the file."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    weights = config["model"].get("weights")
+    if weights:
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(f"model.weights: no file at {path.absolute()}")
+        config["model"]["weights"] = f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    return config
+
+
+def key_of(config: dict) -> str:
+    """16 hex digits that name a run; two configs that must give the same result have the same key.
+
+    >>> a = {"model": {"depth": 20}, "seed": 0, "output_dir": "here"}
+    >>> key_of(a) == key_of({**a, "output_dir": "there"}), key_of(a) == key_of({**a, "seed": 1})
+    (True, False)
+    """
+    config = copy.deepcopy(config)
+    for name in NOT_IN_KEY:
+        *path, last = name.split(".")
+        node: Any = config
+        for part in path:
+            node = node.get(part) or {}
+        node.pop(last, None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def baseline_key(config: dict) -> str:
+    """The part of the key that the unpruned net depends on: shared by every method of a sweep."""
+    recipe = {k: v for k, v in config["recipe"].items() if k not in ("sparse", "recover", "test_every_epoch")}
+    return key_of({"model": config["model"], "dataset": config["dataset"], "recipe": recipe, "seed": config["seed"],
+                   "precision": config["trainer"]["precision"], "baseline": True})
+
+
+def write_json(path: Path, content: dict) -> None:
+    """In one step: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=1, sort_keys=False) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Store:
+    """The folder of one run, and the baselines that runs share."""
+
+    def __init__(self, cfg: DictConfig):
+        self.config = resolved(cfg)
+        self.key = key_of(self.config)
+        self.root = Path(cfg.output_dir)
+        self.folder = self.root / self.key
+        self.record_file = self.folder / "record.json"
+        self.net_file = self.folder / "net.safetensors"
+        self.published = Path(cfg.results_dir) / "runs" / f"{self.key}.json"
+
+    def finished(self) -> dict | None:
+        """The record of this very run, if it is there."""
+        if not self.record_file.is_file():
+            return None
+        record = json.loads(self.record_file.read_text())
+        return record if record.get("status") == "done" else None
+
+    def baseline(self, train: Callable[[], tuple[nn.Module, dict]]) -> tuple[nn.Module, dict]:
+        """The unpruned net and what is known of it; trained by the first run that asks, found again by the others."""
+        folder = self.root / "baselines" / baseline_key(self.config)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            if not (folder / "baseline.json").is_file():
+                net, facts = train()
+                save(net, folder / "net.safetensors")
+                write_json(folder / "baseline.json", {"key": folder.name, **facts})      # last: its presence = finished
+        return load(folder / "net.safetensors"), json.loads((folder / "baseline.json").read_text())
+
+    def finish(self, record: dict, net: nn.Module, publish: bool) -> None:
+        save(net, self.net_file)
+        if publish:
+            write_json(self.published, record)
+        write_json(self.record_file, record)                      # last: its presence = finished

@@ -1,0 +1,166 @@
+"""Our nets against published counts; every conf/model option; bad names and numbers. Checkpoints: test_weights.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from reprune import models
+from reprune.errors import UserError
+
+CONF = Path(__file__).parents[1] / "conf" / "model"
+
+
+def params(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def macs(net, size=32, channels=3):
+    """Multiply-adds of one sample in conv and linear layers, counted by hooks. The net may live on the meta device."""
+    total = 0
+
+    def count(module, _, out):
+        nonlocal total
+        total += out[0].numel() * module.weight[0].numel()
+
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    net.eval()(torch.zeros(1, channels, size, size, device=next(net.parameters()).device))
+    return total
+
+
+def from_conf(path, **dataset):
+    """The plain resolved node `build` gets from Hydra."""
+    config = OmegaConf.create({"dataset": {"classes": 10, "channels": 3, **dataset}, "model": OmegaConf.load(path)})
+    return OmegaConf.to_container(config, resolve=True)["model"]
+
+
+# ---------------------------------------------------------------- counts
+
+@pytest.mark.parametrize(("name", "published_params", "published_macs"), [
+    ("resnet20", 269_722, 40_551_040),          # published as 40.55 M
+    ("resnet32", 464_154, 68_862_592),
+    ("resnet44", 658_586, 97_174_144),
+    ("resnet56", 853_018, 125_485_696),         # 125.49 M
+    ("resnet110", 1_727_962, 252_887_680),      # 1.73 M, 252.89 M
+    ("vgg16", 14_724_042, 313_201_664),         # 313.20 M
+    ("vgg19", 20_035_018, 398_136_320),         # 20.04 M in Liu et al. 2017
+    ("resnet18", 11_173_962, 555_422_720),      # 11.17 M, 0.56 G in kuangliu/pytorch-cifar
+    ("resnet34", 21_282_122, 1_159_402_496),    # 21.28 M, 1.16 G
+])
+def test_params_and_macs_are_the_published_ones(name, published_params, published_macs):
+    with torch.device("meta"):
+        net = models.build(from_conf(CONF / f"{name}.yaml"))
+    assert params(net) == published_params
+    assert macs(net) == published_macs
+
+
+@pytest.mark.parametrize(("arch", "size", "published_params"), [
+    ("resnet18", 224, 11_689_512), ("alexnet", 224, 61_100_840), ("mobilenet_v2", 224, 3_504_872),
+    ("densenet121", 224, 7_978_856),
+    ("googlenet", 224, 6_624_904), ("inception_v3", 299, 23_834_568),   # both without auxiliary heads
+])
+def test_torchvision_nets(arch, size, published_params):
+    with torch.device("meta"):
+        net = models.torchvision(arch)
+        assert params(net) == published_params
+        x = torch.zeros(2, 3, size, size)
+        assert net.train()(x).shape == (2, 1000)            # plain logits while training too
+        gray = models.torchvision(arch, classes=7, in_channels=1)
+        assert gray(x[:, :1]).shape == (2, 7)
+
+
+def test_hook_count_agrees_with_torch():
+    net = models.resnet(20).eval()
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, 32, 32))
+    assert counter.get_total_flops() == 2 * macs(net)
+
+
+def test_vgg_with_the_hidden_layer_of_li2017():
+    with torch.device("meta"):
+        net, plain = models.vgg(16, hidden=512), models.vgg(16)
+        assert params(net) - params(plain) == 512 * 512 + 512 + 2 * 512      # linear and BN
+        assert macs(net) - macs(plain) == 512 * 512
+
+
+# ---------------------------------------------------------------- behaviour
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_option_builds_under_its_name_and_follows_the_dataset(path):
+    config = from_conf(path, classes=7, channels=1)
+    assert config["name"] == path.stem
+    with torch.device("meta"):
+        net = models.build(config)
+        assert net(torch.zeros(2, 1, 64, 64)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: models.resnet(8), lambda: models.vgg(16), lambda: models.vgg(16, hidden=32),
+    lambda: models.resnet_cifar_stem(18), lambda: models.torchvision("googlenet", 10),
+], ids=["resnet", "vgg", "vgg-hidden", "stem", "googlenet"])
+def test_nets_are_traceable(make):
+    net, x = make().eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(torch.fx.symbolic_trace(net)(x), net(x))
+
+
+def test_option_a_shortcut_subsamples_and_pads_with_zeros():
+    block = models.resnet(8).layer2[0].eval()
+    nn.init.zeros_(block.bn2.weight)                        # only the shortcut is left
+    x = torch.rand(2, 16, 8, 8)
+    out = block(x)
+    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
+    assert out[:, :8].count_nonzero() == out[:, 24:].count_nonzero() == 0
+
+
+def test_initial_convs_keep_the_variance_of_what_they_read():
+    weight = models.vgg(16).features[-3].weight             # [512, 512, 3, 3]
+    assert weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
+
+
+def test_the_global_seed_decides_the_initial_weights():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return models.build({"_target_": "reprune.models.resnet", "depth": 8}).conv1.weight
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+# ---------------------------------------------------------------- bad names and numbers
+
+@pytest.mark.parametrize("target", [None, "os.system", "torch.hub.load", "reprune.models.build", "resnet", ["x"]])
+def test_only_our_builders_are_called(target):
+    with pytest.raises(UserError, match="not a model builder.*reprune.models.resnet,"):
+        models.build({"_target_": target})
+
+
+def test_a_dotted_path_is_never_imported(tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError):
+        models.build({"_target_": "stranger.net"})
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"_target_": "reprune.models.resnet", "dpth": 20}, "no option dpth; it takes: depth, classes, in_channels"),
+    ({"_target_": "reprune.models.resnet"}, "needs the option depth"),
+    ({"_target_": "reprune.models.resnet", "depth": 21}, "no depth 21; allowed are 8, 20, 32, 44, 56, 110"),
+    ({"_target_": "reprune.models.resnet", "depth": "20"}, "no depth '20'"),
+    ({"_target_": "reprune.models.resnet", "depth": 20, "classes": 0}, "model.classes=0"),
+    ({"_target_": "reprune.models.vgg", "depth": 11}, "allowed are 16, 19"),
+    ({"_target_": "reprune.models.vgg", "depth": 16, "hidden": -1}, "model.hidden=-1"),
+    ({"_target_": "reprune.models.resnet_cifar_stem", "depth": 50}, "allowed are 18, 34"),
+    ({"_target_": "reprune.models.torchvision", "arch": "resnet19"}, "'resnet19'; did you mean resnet18"),
+    ({"_target_": "reprune.models.torchvision", "arch": "zzzz"}, "there are: alexnet, .*wide_resnet50_2"),
+    ({"_target_": "reprune.models.torchvision", "arch": "maskrcnn_resnet50_fpn"}, "no classification model"),
+])
+def test_bad_options_are_one_line_that_says_what_is_allowed(options, message):
+    with pytest.raises(UserError, match=message) as error:
+        models.build(options)
+    assert "\n" not in str(error.value)

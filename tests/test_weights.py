@@ -1,0 +1,156 @@
+"""Loading trained weights: public checkpoints, every file form, and hostile, damaged or foreign files.
+
+WEIGHTS_DIR: folder with the checkpoints of github.com/akamaster/pytorch_resnet_cifar10; DATA_DIR: folder with
+cifar-10-batches-py. Tests that need one are skipped where it is not set.
+"""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from reprune import models
+from reprune.errors import UserError
+
+CHECKPOINTS = {20: "resnet20-12fca82f.th", 32: "resnet32-d509ac18.th",
+               44: "resnet44-014dd654.th", 56: "resnet56-4bfd9763.th"}
+
+
+def folder(variable, inside):
+    """The folder named by an environment variable, if it holds `inside`; otherwise the test is skipped."""
+    path = os.environ.get(variable)
+    if not path or not (Path(path) / inside).exists():
+        pytest.skip(f"set {variable} to a folder with {inside}")
+    return Path(path)
+
+
+# ---------------------------------------------------------------- public checkpoints
+
+@pytest.mark.parametrize(("depth", "file"), CHECKPOINTS.items())
+def test_public_checkpoint_loads_tensor_for_tensor(depth, file):
+    path = folder("WEIGHTS_DIR", file) / file
+    net = models.build({"_target_": "reprune.models.resnet", "depth": depth, "weights": str(path)})
+    stored = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+    loaded = net.state_dict()
+    assert {k.removeprefix("module.") for k in stored} >= {k for k in loaded if not k.endswith("num_batches_tracked")}
+    assert all(torch.equal(loaded[k.removeprefix("module.")], v) for k, v in stored.items())
+
+
+def test_public_resnet20_reaches_its_accuracy():
+    """9,173 of the 10,000 test images are right (91.73 %), 1,833 of the first 2,000, which are enough for a test."""
+    weights, data = folder("WEIGHTS_DIR", CHECKPOINTS[20]), folder("DATA_DIR", "cifar-10-batches-py")
+    batch = pickle.loads((data / "cifar-10-batches-py" / "test_batch").read_bytes(), encoding="bytes")
+    images = torch.from_numpy(batch[b"data"]).reshape(-1, 3, 32, 32)[:2000]
+    labels = torch.tensor(batch[b"labels"])[:2000]
+    mean = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)     # what these checkpoints were trained with
+    std = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
+    net = models.load_weights(models.resnet(20), weights / CHECKPOINTS[20]).eval().to(memory_format=torch.channels_last)
+    right = 0
+    with torch.inference_mode():
+        for x, y in zip(images.split(500), labels.split(500), strict=True):
+            x = ((x / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+            right += (net(x).argmax(1) == y).sum().item()
+    assert abs(right - 1833) <= 4       # float rounding may flip a few images between machines
+
+
+# ---------------------------------------------------------------- weights of our own
+
+@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "module", "old", "no-counters", "safetensors"])
+def test_weights_load_in_every_form(form, tmp_path):
+    source, net, file = models.resnet(8), models.resnet(8), tmp_path / "w.pt"
+    state = source.state_dict()
+    if form in ("state_dict", "model"):
+        torch.save({form: state, "epoch": 3}, file)
+    elif form == "module":
+        torch.save({f"module.{k}": v for k, v in state.items()}, file)
+    elif form == "no-counters":
+        torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, file)
+    elif form == "safetensors":
+        save_file(state, file := tmp_path / "w.safetensors")
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=form != "old")
+    models.load_weights(net, file)
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+def test_published_weights_with_auxiliary_heads_load_without_them(tmp_path):
+    net = models.torchvision("googlenet", classes=10)
+    torch.save({**net.state_dict(), "aux1.fc2.bias": torch.zeros(10)}, tmp_path / "w.pt")
+    models.load_weights(net, tmp_path / "w.pt")
+
+
+class Trap:
+    """Unpickled without care, it creates a file."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return (open, (self.file, "w"))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, "zip", "legacy"])
+def test_a_hostile_checkpoint_is_refused_and_nothing_is_executed(protocol, tmp_path, recwarn):
+    payload, file, sprung = {"conv1.weight": Trap(tmp_path / "sprung")}, tmp_path / "w.th", tmp_path / "sprung"
+    if isinstance(protocol, int):
+        file.write_bytes(pickle.dumps(payload, protocol=protocol))
+    else:
+        torch.save(payload, file, _use_new_zipfile_serialization=protocol == "zip")
+    with pytest.raises(UserError, match="refused .*nothing was executed"):
+        models.load_weights(models.resnet(8), file)
+    assert not sprung.exists()
+    assert not recwarn.list                                 # the one line is all the user sees
+    pickle.loads(pickle.dumps(payload))
+    assert sprung.exists()                                  # the trap is a real one
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_one_line_and_leaves_the_net_alone(form, kept, tmp_path):
+    net, file = models.resnet(8), tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    if form == "safetensors":
+        save_file(models.resnet(8).state_dict(), file)
+    else:
+        torch.save(models.resnet(8).state_dict(), file, _use_new_zipfile_serialization=form == "zip")
+    whole, before = file.read_bytes(), net.conv1.weight.clone()
+    file.write_bytes(whole[:kept if isinstance(kept, int) else int(kept * len(whole))])
+    with pytest.raises(UserError, match=re.escape(str(file))) as error:
+        models.load_weights(net, file)
+    assert "\n" not in str(error.value)
+    assert torch.equal(net.conv1.weight, before)
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
+    file = tmp_path / "w.pt"
+    file.write_text("<html>404 not found</html>\n" * 20)
+    with pytest.raises(UserError, match="w.pt"):
+        models.load_weights(models.resnet(8), file)
+    for content in ([1, 2], {}, {"epoch": 3}, {"state_dict": {"conv1.weight": 1.0}}):
+        torch.save(content, file)
+        with pytest.raises(UserError, match="state_dict"):
+            models.load_weights(models.resnet(8), file)
+
+
+def test_missing_weights_say_where_they_were_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "none.th"))):
+        models.build({"_target_": "reprune.models.resnet", "depth": 8, "weights": "none.th"})
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: models.resnet(20), r"60 missing \(first: layer1.1.conv1.weight\)"),
+    (lambda: models.vgg(16), r"missing \(first: features.0.weight\), 44 unexpected \(first: conv1.weight\)"),
+    (lambda: models.resnet(8, classes=100),
+     r"2 of another shape \(first: linear.weight is \[10, 64\], the net wants \[100, 64\]\)"),
+], ids=["deeper", "vgg", "classes"])
+def test_weights_of_another_architecture(make, message, tmp_path):
+    torch.save(models.resnet(8).state_dict(), tmp_path / "w.pt")
+    net = make()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(UserError, match=f"another architecture.*{message}"):
+        models.load_weights(net, tmp_path / "w.pt")
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
