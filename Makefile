@@ -1,0 +1,37 @@
+# The commands of this project; `make` alone prints them.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= $(shell nproc)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test tables bench check clean
+
+help:     ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:    ## virtual environment .venv with the tested versions of everything
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup    ## train, prune and fine-tune a small ResNet on embedded data, in about a minute
+	$(BIN)/python run.py
+
+test: setup    ## the whole test suite (set DATA_DIR to a folder with CIFAR-10 to include it)
+	$(BIN)/python -m pytest -q
+
+tables: setup    ## results/*.md from experiments/ and results/runs/
+	$(BIN)/python -m reprune.tables
+
+bench: setup    ## results/bench.md: speed beside that of peers, measured in one run
+	$(BIN)/python bench/run.py
+
+check: setup    ## style
+	$(BIN)/ruff check .
+
+clean:    ## everything that can be made again (downloaded data stays)
+	rm -rf .venv outputs build src/*.egg-info .pytest_cache .ruff_cache
