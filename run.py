@@ -1,6 +1,9 @@
 """The command of this project:  python run.py [-m] [group=choice] [key=value] ...      python run.py --help"""
 
 import os
+import re
+import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -27,5 +30,23 @@ def main(cfg: DictConfig) -> float:
         raise
 
 
+def rows(choice: str) -> str:
+    """Row ids of experiments=...: Hydra neither globs into folders nor lists what they hold.
+
+    "glob(li2017/*)" -> "li2017/resnet110-A,li2017/resnet110-B,..."; exits with the valid ids where one is unknown.
+    """
+    valid = sorted(p.relative_to(ROOT / "experiments").with_suffix("").as_posix()
+                   for p in (ROOT / "experiments").glob("*/*.yaml"))
+    chosen = []
+    for part in choice.split(","):
+        pattern = re.fullmatch(r"glob\((.*)\)", part)
+        found = [v for v in valid if fnmatch(v, pattern[1])] if pattern else [v for v in valid if v == part]
+        if not found and part != "null":
+            sys.exit(f"error: experiments={part} matches no row; the rows are: {', '.join(valid)}")
+        chosen += found or [part]
+    return ",".join(chosen)
+
+
 if __name__ == "__main__":
+    sys.argv = [f"experiments={rows(a.partition('=')[2])}" if a.startswith("experiments=") else a for a in sys.argv]
     main()

@@ -42,10 +42,10 @@ class _Allocation:
         if self.min_filters < 1:
             raise UserError(f"allocation.min_filters must be at least 1, got {self.min_filters}")
 
-    def candidates(self, scores: Scores, probe: Probe) -> list[FilterGroup]:
-        """The groups that may shrink: conv filters with a score, not skipped."""
+    def candidates(self, probe: Probe, scores: Scores | None = None) -> list[FilterGroup]:
+        """The groups that may shrink: conv filters, not skipped; with `scores`, only groups that have one."""
         net, numbers = probe.net, conv_numbers(probe.net)
-        found = [g for g in probe.groups if g.name in scores and g.name in numbers
+        found = [g for g in probe.groups if (scores is None or g.name in scores) and g.name in numbers
                  and not (self.groups == "inner" and g.coupled(net))]
         chosen = [g for g in found if not any(_matches(s, g.name, numbers) for s in self.skip)]
         for pattern in self.skip:
@@ -76,7 +76,7 @@ class Uniform(_Allocation):
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
         return {g.name: _keep_best(scores[g.name], self.count(g, self.rate, probe))
-                for g in self.candidates(scores, probe)}
+                for g in self.candidates(probe, scores)}
 
     def count(self, group: FilterGroup, rate: float, probe: Probe) -> int:
         """Filters to remove now so that `share * rate` of the original ones are gone."""
@@ -98,17 +98,22 @@ class PerLayer(Uniform):
         for key, rate in self.rates.items():
             _fraction(f"allocation.rates[{key}]", rate)
 
-    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+    def candidates(self, probe: Probe, scores: Scores | None = None) -> list[FilterGroup]:
         numbers = conv_numbers(probe.net)
         for key in self.rates:
             if not any(_matches(key, name, numbers) for name in numbers):
                 raise UserError(f"allocation.rates: {key!r} matches no conv of this net (1..{len(numbers)}, "
                                 f"or names such as {next(iter(numbers))!r})")
-        plan = {}
-        for group in self.candidates(scores, probe):
-            rates = [rate for key, rate in self.rates.items() if _matches(key, group.name, numbers)]
-            plan[group.name] = _keep_best(scores[group.name], self.count(group, rates[-1], probe) if rates else 0)
-        return plan
+        return [g for g in super().candidates(probe, scores) if self.rate_of(g, numbers)]
+
+    def rate_of(self, group: FilterGroup, numbers: dict[str, int]) -> float:
+        """The last entry that matches counts."""
+        return ([0.0] + [rate for key, rate in self.rates.items() if _matches(key, group.name, numbers)])[-1]
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        numbers = conv_numbers(probe.net)
+        return {g.name: _keep_best(scores[g.name], self.count(g, self.rate_of(g, numbers), probe))
+                for g in self.candidates(probe, scores)}
 
 
 @dataclass(kw_only=True)
@@ -124,7 +129,7 @@ class Global(_Allocation):
         _choice("allocation.normalize", self.normalize, tuple(NORMALIZERS))
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
-        groups = self.candidates(scores, probe)
+        groups = self.candidates(probe, scores)
         original = sum(probe.original.sizes.get(g.name, g.size) for g in groups)
         gone = original - sum(g.size for g in groups)
         queue = self.queue(groups, scores, probe)
@@ -162,7 +167,7 @@ class Budget(Global):
         return "params" if self.macs is None else "macs"
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
-        groups = self.candidates(scores, probe)
+        groups = self.candidates(probe, scores)
         queue = self.queue(groups, scores, probe)
         if self.spread == "uniform":
             queue = queue.by_rate([probe.original.sizes.get(g.name, g.size) for g in groups])

@@ -18,25 +18,23 @@ from torch import Tensor, nn
 from reprune import models
 from reprune.errors import UserError
 from reprune.groups import trace
+from reprune.notes import notes
 from reprune.surgery import remove
 
 FORMAT = "reprune/1"
 
 
-def save(net: nn.Module, path: str | Path, model: dict | None = None,
-         input_shape: tuple[int, ...] | None = None) -> None:
+def save(net: nn.Module, path: str | Path, model: dict | None = None) -> None:
     """Writes `path` in one step (never half a file).
 
-    model: the `conf/model` node the unpruned net was built from; input_shape (C, H, W). Nets of a run carry both, so
-    `save(net, "net.safetensors")` is enough there. Raises UserError where they are unknown.
+    model: the `conf/model` node the unpruned net was built from; nets of a run and of `reprune.models.build` carry it.
+    Raises UserError where it is unknown.
     """
-    model = model or getattr(net, "_reprune_model", None)
-    history = getattr(net, "_reprune_history", [])
-    input_shape = input_shape or getattr(net, "_reprune_input", None)
-    if model is None or (history and input_shape is None):
-        raise UserError(f"save: how this {type(net).__name__} was built is not known; "
-                        "pass model={'_target_': 'reprune.models...', ...} and input_shape=(C, H, W)")
-    header = {"format": FORMAT, "model": {**model, "weights": None}, "input_shape": list(input_shape or ()),
+    model, history = model or notes(net).get("model"), notes(net).get("history", [])
+    if model is None:
+        raise UserError(f"save: how this {type(net).__name__} was built is not known; build it with "
+                        "reprune.models.build, or pass model={'_target_': 'reprune.models.resnet', 'depth': 20, ...}")
+    header = {"format": FORMAT, "model": {**model, "weights": None}, "input_shape": notes(net).get("input_shape", ()),
               "history": [{g: _indices(~mask) for g, mask in plan.items() if not mask.all()} for plan in history],
               "channels_last": _is_channels_last(net)}
     path = Path(path)
@@ -56,7 +54,6 @@ def load(path: str | Path) -> nn.Module:
     """
     header = read_header(path)
     net = models.build(header["model"])
-    net._reprune_input = tuple(header["input_shape"])
     try:
         for removed in header["history"]:
             example = torch.zeros(1, *header["input_shape"])
@@ -68,7 +65,6 @@ def load(path: str | Path) -> nn.Module:
                         f"({str(error).splitlines()[0]}); the file is damaged") from error
     if header["channels_last"]:                                   # the layout decides which kernel runs: bit-equal
         net = net.to(memory_format=torch.channels_last)
-    net._reprune_model, net._reprune_input = header["model"], tuple(header["input_shape"])
     return net.eval()
 
 

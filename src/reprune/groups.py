@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from reprune.errors import UserError
 from reprune.labels import PROTECTED, Call, Edit, Ledger
+from reprune.notes import note, notes
 from reprune.tracer import LabelRun
 
 Plan = dict[str, Tensor]
@@ -74,7 +75,7 @@ class FilterGroup:
 
 @dataclass
 class Trace:
-    """All that surgery and cost need to know of a net; pure data, travels with the net as `net._reprune_trace`."""
+    """All that surgery and cost need to know of a net; pure data, travels with the net (`notes`)."""
 
     groups: list[FilterGroup]
     axes: dict[tuple[str, str], Tensor]          # (module, axis) -> atom of every channel, [channels], -1 = always kept
@@ -130,13 +131,14 @@ def trace(net: nn.Module, example: Tensor) -> list[FilterGroup]:
     finally:
         for module, training in modes.items():
             module.training = training
-    net._reprune_trace = _assemble(ledger, tuple(example.shape[1:]))
-    return net._reprune_trace.groups
+    found = _assemble(ledger, tuple(example.shape[1:]))
+    note(net, trace=found)
+    return found.groups
 
 
 def traced(net: nn.Module) -> Trace:
     """The trace that travels with the net. Raises UserError where there is none."""
-    found = getattr(net, "_reprune_trace", None)
+    found = notes(net).get("trace")
     if found is None:
         raise UserError(f"this {type(net).__name__} has not been traced: call reprune.trace(net, example) first")
     return found

@@ -102,11 +102,12 @@ class TestCurve(pl.Callback):
     """Top-1 on the test set after every epoch: only to record the best epoch beside the last one, as some papers report
     it. Nothing is selected by it."""
 
-    def __init__(self, loader: Any):
-        self.loader, self.top1 = loader, []
+    def __init__(self, data: Data, cfg: DictConfig):
+        self.data, self.cfg, self.top1 = data, cfg, []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        self.top1.append(evaluate(module.net, self.loader)[1])
+        loader = self.data.test(self.cfg.recipe.eval_batch_size, device(self.cfg))
+        self.top1.append(round(evaluate(module.net, loader)[1], 4))
 
 
 def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, epochs: int | None = None,
@@ -117,6 +118,9 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
     """
     recipe = cfg.recipe[part]
+    if recipe is None:
+        raise UserError(f"recipe {cfg.recipe.name!r} has no {part} part, which method {cfg.method.name!r} needs: "
+                        "choose another recipe")
     epochs = recipe.epochs if epochs is None else epochs
     if epochs < 0:
         raise UserError(f"recipe.{part}.epochs must be at least 0, got {epochs}")

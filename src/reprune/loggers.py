@@ -46,7 +46,7 @@ class WandbRun(NoLogger):
         import wandb
 
         super().__init__(cfg, store)
-        offline = os.environ.get("WANDB_MODE") == "offline" or not wandb.api.api_key
+        offline = os.environ.get("WANDB_MODE") == "offline" or not wandb.login(prompt=False)
         self.run = wandb.init(
             project=cfg.logger.project, entity=cfg.logger.entity, id=store.key, resume="allow",
             name=f"{cfg.method.name}-{cfg.model.name}-{cfg.dataset.name}-{cfg.seed}",

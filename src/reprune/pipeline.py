@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from reprune import models
@@ -60,8 +60,9 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
             epochs["sparse"] = fit(net, data, cfg, "sparse", "sparse", penalties=method.penalties, callbacks=silencing,
                                    teacher=teacher(baseline, method.penalties), logger=logger.stage("sparse"))
 
-    before, curve, original = net, TestCurve(data.test(cfg.recipe.eval_batch_size, device(cfg))), None
-    for number, turn in enumerate(method.rounds(Probe(net, example).groups) if method.prunes else []):
+    before, curve, original = net, TestCurve(data, cfg), None
+    turns = method.rounds(method.allocation.candidates(Probe(net, example))) if method.prunes else []
+    for number, turn in enumerate(turns):
         with watch("prune"):
             net, original = prune(net, example, data, cfg, method, turn, original)
         before, stage = copy.deepcopy(net), "recover" if turn.epochs is None else f"recover-{number}"
@@ -90,8 +91,7 @@ def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, lo
     """The unpruned net: from `model.weights`, or trained once and found again by its key."""
     def build() -> nn.Module:
         with seeded(cfg.seed, "init"):
-            net = models.build({**store.config["model"], "weights": cfg.model.weights})
-        net._reprune_model, net._reprune_input = {**store.config["model"], "weights": None}, tuple(example.shape[1:])
+            net = models.build(OmegaConf.to_container(cfg.model, resolve=True))
         return net.to(example.device, memory_format=torch.channels_last)
 
     def train() -> tuple[nn.Module, dict]:

@@ -48,7 +48,7 @@ class Steps:
 
 @dataclass
 class LayerByLayer:
-    """One group after the other, from the input to the output; `epochs` of recovery between them."""
+    """One candidate group after the other, from the input to the output; `epochs` of recovery between them."""
 
     epochs: int = 1
 

@@ -52,9 +52,13 @@ class Criterion:
 
 
 class Allocation(Protocol):
-    """Which filters stay, given their scores; a search method is an allocation. Prunes only groups that have scores."""
+    """Which filters stay, given their scores; a search method is an allocation."""
 
-    def __call__(self, scores: Scores, probe: Probe) -> Plan: ...
+    def candidates(self, probe: Probe) -> list[FilterGroup]:
+        """The groups it may prune, in order of execution: what rounds go through."""
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        """Prunes only groups that have scores."""
 
 
 class Transform(Protocol):

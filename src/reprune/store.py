@@ -59,15 +59,20 @@ def baseline_key(config: dict) -> str:
                    "precision": config["trainer"]["precision"], "baseline": True})
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_text(path: Path, text: str) -> None:
     """In one step: a reader sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(content, indent=1, sort_keys=False) + "\n")
+        part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 class Store:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from reprune.groups import Plan, kept, traced
 from reprune.labels import Edit
+from reprune.notes import note, notes
 
 
 def silence(net: nn.Module, plan: Plan) -> nn.Module:
@@ -47,11 +48,10 @@ def remove(net: nn.Module, plan: Plan) -> nn.Module:
         if not stay.all():
             _cut(net.get_submodule(name), axis, stay.nonzero().squeeze(1))
     edits = [e for e in trace.edits if not all(kept(v, keep).all() for v in e.vectors)]
-    history = [*getattr(net, "_reprune_history", []), {g: m.clone().cpu() for g, m in plan.items()}]
     if edits:
         net = _rewrite(net, edits, keep)
-    del net._reprune_trace
-    net._reprune_history = history
+    history = [*notes(net).get("history", []), {g: m.clone().cpu() for g, m in plan.items()}]
+    note(net, trace=None, history=history, input_shape=trace.input_shape)
     return net
 
 
@@ -114,7 +114,7 @@ def _rewrite(net: nn.Module, edits: list[Edit], keep: Tensor) -> fx.GraphModule:
     for edit in edits:
         _rewrite_node(nodes[edit.node], edit, [int(kept(v, keep).sum()) for v in edit.vectors])
     module = fx.GraphModule(net, graph, class_name=type(net).__name__)
-    module.__dict__.update({k: v for k, v in vars(net).items() if k.startswith("_reprune")})
+    note(module, **notes(net))
     for name, child in module.named_modules():
         child.training = modes.get(name, modes[""])
     return module

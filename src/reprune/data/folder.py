@@ -46,6 +46,8 @@ class Photos(Dataset):
 class FolderLoader:
     """Normalises the workers' uint8 batches on the device: a quarter of the bytes travels between processes."""
 
+    batch_sampler = None  # Lightning reads it from whatever has a `sampler`
+
     def __init__(self, loader: DataLoader, normalize: Normalize, device):
         self.loader, self.normalize, self.device = loader, normalize, device
         self.sampler = loader.sampler
@@ -54,11 +56,8 @@ class FolderLoader:
         return len(self.loader)
 
     def __iter__(self):
-        return self._batches(iter(self.loader))
-
-    def _batches(self, batches):
         try:
-            for x, y in batches:
+            for x, y in self.loader:  # workers start at the first batch, see EpochSampler
                 yield self.normalize(x.to(self.device, non_blocking=True)), y.to(self.device, non_blocking=True)
         except UserError as error:  # a worker's error arrives with its traceback in the text: keep the last line
             raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None

@@ -14,7 +14,11 @@ def generator(*seeds: int) -> torch.Generator:
 
 
 class EpochSampler:
-    """Order of one epoch, determined by (seed, epoch). Epochs count up by themselves unless somebody sets them."""
+    """Order of one epoch, determined by (seed, epoch). Epochs count up by themselves unless somebody sets them.
+
+    An epoch begins with its first batch, not with `iter(loader)`: Lightning makes iterators that it throws away, and
+    makes the one for the first epoch before it sets the epoch. So the loaders' `__iter__` are generators.
+    """
 
     def __init__(self, size: int, seed: int, batch_size: int):
         lonely = batch_size > 1 and size % batch_size == 1  # a last batch of one image: batch norm cannot train on it

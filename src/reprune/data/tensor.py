@@ -51,6 +51,8 @@ class Images:
 class TensorLoader:
     """Batches of `images[rows]`; with a sampler: reordered, randomly cropped and (if flip) mirrored."""
 
+    batch_sampler = None  # Lightning reads it from whatever has a `sampler`
+
     def __init__(self, images: Images, rows: Tensor, batch_size: int, normalize: Normalize,
                  sampler: EpochSampler | None = None, flip: bool = False):
         self.images, self.rows, self.batch_size, self.normalize = images, rows, batch_size, normalize
@@ -61,7 +63,12 @@ class TensorLoader:
         return -(-len(self.rows if self.sampler is None else self.sampler) // self.batch_size)
 
     def __iter__(self):
-        return self._batches(*self._draw())  # drawn here, not at the first batch: an iterator belongs to its epoch
+        rows, start, mirrored = self._draw()  # at the first batch, see EpochSampler
+        labels = self.images.labels[rows]
+        for i in range(0, len(rows), self.batch_size):
+            batch = slice(i, i + self.batch_size)
+            pixels = self.images.crop(start[batch], None if mirrored is None else mirrored[batch])
+            yield self.normalize(pixels), labels[batch]
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Rows, first bytes and mirror flags of a whole epoch, on the images' device; drawn on the CPU."""
@@ -74,13 +81,6 @@ class TensorLoader:
         device = self.images.pixels.device
         start = self.images.start(rows, dy, dx).to(device)
         return rows.to(device), start, None if mirrored is None else mirrored.to(device)
-
-    def _batches(self, rows: Tensor, start: Tensor, mirrored: Tensor | None):
-        labels = self.images.labels[rows]
-        for i in range(0, len(rows), self.batch_size):
-            batch = slice(i, i + self.batch_size)
-            pixels = self.images.crop(start[batch], None if mirrored is None else mirrored[batch])
-            yield self.normalize(pixels), labels[batch]
 
 
 class TensorData(Data):

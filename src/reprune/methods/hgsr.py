@@ -65,7 +65,7 @@ def power(x: Tensor, exponent: float) -> Tensor:
 def regulariser(w: Tensor, kind: str, grouping: str = "feature") -> Tensor:
     """Eq. 1 and 2, R of one layer. w: [O, I, kh, kw] -> scalar. UserError: unknown kind or grouping.
 
-    Two outputs, two inputs, kernels 1x2. L1 norms of the kernels, [O, I]: 4 1 / 0 9; L2 norms of 3-4 etc. in `lasso`:
+    Two outputs, two inputs, kernels 1x2; the L1 norms of the kernels, [O, I], are 4 1 / 0 9:
 
     >>> w = torch.tensor([[[[2., -2.]], [[1., 0.]]], [[[0., 0.]], [[4., 5.]]]])
     >>> regulariser(w, "l1"), regulariser(w, "exclusive_sparsity")        # 4 + 1 + 9;  (4 + 0)^2 + (1 + 9)^2

@@ -20,6 +20,7 @@ from reprune.models.cifar_resnet import resnet
 from reprune.models.cifar_vgg import vgg
 from reprune.models.torchvision_zoo import resnet_cifar_stem, torchvision
 from reprune.models.weights import load_weights
+from reprune.notes import note
 
 __all__ = ["build", "load_weights", "resnet", "resnet_cifar_stem", "torchvision", "vgg"]
 
@@ -39,6 +40,7 @@ def build(config: Mapping) -> nn.Module:
     """
     options = {k: v for k, v in config.items() if k not in ("_target_", "name", "weights")}
     net = _builder(config.get("_target_"), options)(**options)
+    note(net, model={**config, "weights": None})
     if config.get("weights"):
         load_weights(net, config["weights"])
     return net

@@ -1,0 +1,49 @@
+"""Fixtures: configs composed as the command does, at a size of one second a run."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")           # as run.py does
+TINY = ["model=resnet8", "dataset.limit=240", "recipe.batch_size=60", "measure.batch_size=4", "logger=none",
+        "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+EPOCHS = ["recipe.baseline.epochs=1", "recipe.sparse.epochs=1", "recipe.recover.epochs=1"]
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture
+def configure(tmp_path, monkeypatch):
+    """configure("method=l1", ...) -> the resolved config of that command, writing below tmp_path."""
+    monkeypatch.setenv("REPRUNE_ROOT", str(ROOT))
+
+    def configured(*overrides: str, tiny: bool = True):
+        places = [f"output_dir={tmp_path}/outputs", f"results_dir={tmp_path}/results"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("config", [*(TINY + EPOCHS if tiny else []), *places, *overrides])
+
+    return configured
+
+
+@pytest.fixture
+def cifar10() -> str:
+    """A folder with the real CIFAR-10, from DATA_DIR."""
+    folder = os.environ.get("DATA_DIR", "")
+    if not (Path(folder) / "cifar-10-batches-py").is_dir():
+        pytest.skip("set DATA_DIR to a folder that holds cifar-10-batches-py")
+    return folder
+
+
+@pytest.fixture
+def weights() -> Path:
+    """A folder with the public CIFAR-10 ResNet checkpoints, from WEIGHTS_DIR."""
+    folder = os.environ.get("WEIGHTS_DIR")
+    if not folder:
+        pytest.skip("set WEIGHTS_DIR to a folder with the public ResNet checkpoints (resnet20-12fca82f.th, ...)")
+    return Path(folder)

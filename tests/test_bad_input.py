@@ -1,0 +1,99 @@
+"""Bad input: one clear line that names what is wrong and what is allowed, a non-zero exit, nothing half-written."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from reprune.errors import user_error
+from reprune.models import build
+from reprune.pipeline import run
+
+
+def refused(cfg, *words: str) -> None:
+    """The run ends in one UserError line with these words, and leaves neither record nor net."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (Hydra wraps it)
+        run(cfg)
+    line = user_error(caught.value)
+    assert line and "\n" not in line, caught.value
+    for word in words:
+        assert word in line, line
+    left = [p.name for p in Path(cfg.output_dir).rglob("*") if p.is_file() and (p.suffix in (".json", ".part"))]
+    assert all(name == "baseline.json" for name in left), left    # a finished baseline is not lost
+    assert not Path(cfg.results_dir).exists()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5])
+def test_a_rate_outside_0_1(rate, configure):
+    refused(configure(f"method.allocation.rate={rate}"), "allocation.rate", str(rate))
+
+
+def test_a_budget_that_cannot_be_met(configure):
+    refused(configure("method=l1", "method/allocation=macs", "method.allocation.macs=0.001"), "0.001", "cannot be met")
+
+
+def test_a_prune_that_removes_nothing(configure):
+    refused(configure("method=l1", "method.allocation.rate=0.01"), "would remove no filter", "rate")
+
+
+def test_missing_data_says_where_it_looked_and_how_to_get_it(configure, tmp_path):
+    cfg = configure("dataset=cifar10", f"data_dir={tmp_path}/nowhere")
+    refused(cfg, f"{tmp_path}/nowhere", "data_dir", "DATA_DIR")
+
+
+def test_weights_of_another_architecture(configure, tmp_path):
+    other = build({"_target_": "reprune.models.resnet", "depth": 20, "in_channels": 1})
+    torch.save(other.state_dict(), tmp_path / "w.th")
+    refused(configure(f"model.weights={tmp_path}/w.th"), "w.th", "architecture")
+
+
+def test_weights_that_are_missing(configure, tmp_path):
+    refused(configure(f"model.weights={tmp_path}/no.th"), "no.th")
+
+
+class Hostile:
+    def __init__(self, flag):
+        self.flag = flag
+
+    def __reduce__(self):
+        return os.mkdir, (self.flag,)
+
+
+def test_weights_with_a_pickle_payload(configure, tmp_path):
+    (tmp_path / "w.th").write_bytes(pickle.dumps(Hostile(str(tmp_path / "executed"))))
+    refused(configure(f"model.weights={tmp_path}/w.th"), "w.th", "refused")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_loss_that_is_no_number_stops_and_says_at_which_step(configure):
+    refused(configure("recipe.baseline.optimizer.lr=1e18"), "step", "baseline", "lr")
+
+
+def test_a_sparse_method_with_a_recipe_that_has_no_sparse_part(configure):
+    refused(configure("method=hgsr", "recipe=li2017", "recipe.baseline.epochs=0", "logger=none", tiny=False),
+            "li2017", "sparse")
+
+
+def test_slimming_needs_batch_norm(configure):
+    refused(configure("method=slimming", "method.penalties=null", "model=torchvision", "model.arch=alexnet",
+                      "dataset.size=64"), "batch norm")
+
+
+def test_negative_epochs(configure):
+    refused(configure("recipe.recover.epochs=-1"), "recover.epochs", "-1")
+
+
+@pytest.mark.parametrize(("argument", "words"), [
+    ("method=nope", ["slimming", "l1"]),
+    ("experiments=li2017/nope", ["li2017/resnet56-B"]),
+    ("method.allocation.rate=2", ["error: allocation.rate"]),
+])
+def test_the_command_exits_non_zero_with_the_valid_choices(argument, words, root, tmp_path):
+    done = subprocess.run([sys.executable, root / "run.py", argument, f"output_dir={tmp_path}"], capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr

@@ -1,0 +1,72 @@
+"""Every config composes, and its objects can be made."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from reprune import models
+
+ROOT = Path(__file__).resolve().parent.parent
+
+def options(folder: str) -> list[str]:
+    return sorted(p.stem for p in (ROOT / "conf" / folder).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("group", ["model", "dataset", "method", "recipe", "trainer", "logger", "method/allocation",
+                                   "method/rounds"])
+def test_every_choice_of_a_group_composes(group, configure):
+    for choice in options(group):
+        extra = ["method=l1"] if "/" in group else []
+        extra += ["model.arch=resnet18"] if choice == "torchvision" else []
+        config = OmegaConf.to_container(configure(*extra, f"{group}={choice}", tiny=False), resolve=True)
+        assert config["seed"] == 0
+
+
+@pytest.mark.parametrize("method", options("method"))
+def test_every_method_fills_its_sockets_with_every_allocation_and_rounds(method, configure):
+    pairs = [("uniform", "one_shot")] if method == "baseline" else [
+        (a, r) for a in options("method/allocation") for r in options("method/rounds")]
+    for allocation, rounds in pairs:
+        choices = [] if method == "baseline" else [f"method/allocation={allocation}", f"method/rounds={rounds}"]
+        assert instantiate(configure(f"method={method}", *choices).method).name == method
+
+
+@pytest.mark.parametrize("model", [m for m in options("model") if m != "torchvision"])
+def test_every_model_can_be_built_from_its_node(model, configure):
+    node = OmegaConf.to_container(configure(f"model={model}", tiny=False).model, resolve=True)
+    assert node["name"] == model
+    assert models.build(node)
+
+
+@pytest.mark.parametrize("recipe", options("recipe"))
+def test_every_part_of_a_recipe_makes_an_optimiser_and_a_scheduler(recipe, configure):
+    cfg = configure(f"recipe={recipe}", tiny=False)
+    net = models.build({"_target_": "reprune.models.resnet", "depth": 8})
+    for part in ("baseline", "sparse", "recover"):
+        if cfg.recipe[part] is None:
+            continue
+        optimizer = instantiate(cfg.recipe[part].optimizer)(net.parameters())
+        scheduler = instantiate(cfg.recipe[part].scheduler)
+        assert optimizer.param_groups[0]["lr"] > 0
+        assert scheduler is None or scheduler(optimizer).last_epoch == 0
+
+
+@pytest.mark.parametrize("row", sorted(p.relative_to(ROOT / "experiments").with_suffix("").as_posix()
+                                       for p in (ROOT / "experiments").glob("*/*.yaml")))
+def test_every_row_of_a_paper_composes(row, configure):
+    cfg = configure(f"experiments={row}", tiny=False)
+    assert instantiate(cfg.method).prunes
+    assert models.build(OmegaConf.to_container(cfg.model, resolve=True))
+    if cfg.claim is not None:
+        assert cfg.claim.source and cfg.claim.provenance
+        assert cfg.recipe.paper_epochs is not None
+
+
+def test_the_command_sweeps_globs_and_shows_its_config(tmp_path):
+    command = [sys.executable, ROOT / "run.py", "experiments=li2017/resnet56-B", "--cfg", "job"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "pruned: 93.06" in shown and "layer1: 0.6" in shown

@@ -1,0 +1,106 @@
+"""What every criterion must satisfy, whatever its formula."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from reprune.groups import trace
+from reprune.models import build
+from reprune.probe import Probe
+from reprune.surgery import remove, zero_filters
+
+METHODS = ["random", "l1", "hgsr", "sfp", "slimming"]
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5),
+                        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+    for norm in (net[1], net[4]):
+        nn.init.uniform_(norm.weight, -1, 1)
+        nn.init.uniform_(norm.bias, -1, 1)
+    return net.eval()
+
+
+def criterion(method: str, configure):
+    return instantiate(configure(f"method={method}").method).criterion
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "random"])
+def test_permuting_filters_permutes_their_scores(method, configure):
+    net, order = small_net(), torch.tensor([3, 0, 5, 1, 4, 2])
+    example, score = torch.randn(1, 3, 12, 12), criterion(method, configure)
+    before = score(Probe(net, example).groups, Probe(net, example))
+    out = net(example)
+    with torch.no_grad():
+        for tensor in (net[0].weight, net[0].bias, net[1].weight, net[1].bias, net[1].running_mean, net[1].running_var):
+            tensor.copy_(tensor[order].clone())
+        net[3].weight.copy_(net[3].weight[:, order].clone())
+    assert torch.allclose(net(example), out, atol=1e-5)           # the same function
+    after = score(Probe(net, example).groups, Probe(net, example))
+    assert torch.allclose(after["0"], before["0"][order], rtol=1e-5)
+    assert torch.allclose(after["3"], before["3"], rtol=1e-5)
+    assert before["0"].unique().numel() == 6                      # not constant: the permutation was visible
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_group_of_a_residual_net_gets_one_finite_score_per_filter(method, configure):
+    probe = Probe(build({"_target_": "reprune.models.resnet", "depth": 8}), torch.zeros(1, 3, 32, 32))
+    scores = criterion(method, configure)(probe.groups, probe)
+    assert set(scores) == {g.name for g in probe.groups}
+    for group in probe.groups:
+        assert scores[group.name].shape == (group.size,) and scores[group.name].isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["l1", "hgsr", "sfp"])
+def test_filters_that_are_zero_come_last(method, configure):
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    trace(net, example)
+    with torch.no_grad():
+        net[0].weight[2] = net[0].bias[2] = 0
+        net[3].weight[:, 2] = 0
+    probe = Probe(net, example)
+    scores = criterion(method, configure)(probe.groups, probe)["0"]
+    assert scores.argmin() == 2 and scores[2] == 0
+
+
+def test_random_scores_depend_on_the_seed_alone(configure):
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    draw = criterion("random", configure)
+    one, torch_state = Probe(net, example, seed=1), torch.get_rng_state()
+    first = draw(one.groups, one)
+    torch.rand(5)
+    assert all(torch.equal(a, b) for a, b in zip(first.values(), draw(one.groups, one).values(), strict=True))
+    two = Probe(net, example, seed=2)
+    assert not torch.equal(first["0"], draw(two.groups, two)["0"])
+    torch.set_rng_state(torch_state)
+
+
+def test_soft_pruning_zeroes_filters_only_and_lets_them_come_back():
+    net, example = small_net().train(), torch.randn(4, 3, 12, 12)
+    trace(net, example)
+    keep = torch.tensor([True, False, True, True, False, True])
+    norm, reader = net[1].weight.clone(), net[3].weight.clone()
+    zero_filters(net, {"0": keep})
+    assert (net[0].weight[~keep] == 0).all() and (net[0].weight[keep] != 0).any()
+    assert torch.equal(net[1].weight, norm) and torch.equal(net[3].weight, reader)
+    nn.functional.cross_entropy(net(example), torch.tensor([0, 1, 2, 3])).backward()
+    assert net[0].weight.grad[~keep].abs().sum() > 0              # an update brings it back
+
+
+def test_slimming_reads_the_scale_of_the_filters_own_batch_norm(configure):
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    probe = Probe(net, example)
+    scores = criterion("slimming", configure)(probe.groups, probe)
+    assert torch.equal(scores["0"], net[1].weight.detach().abs())
+    assert torch.equal(scores["3"], net[4].weight.detach().abs())
+
+
+def test_l1_keeps_the_filters_with_the_larger_norm(configure):
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    method = instantiate(configure("method=l1").method)
+    probe = Probe(net, example)
+    smaller = remove(net, method.allocation(method.criterion(probe.groups, probe), probe))
+    norms = net[0].weight.detach().abs().sum((1, 2, 3))
+    assert torch.equal(smaller[0].weight.detach(), net[0].weight.detach()[norms >= norms.sort().values[3]])
