@@ -44,9 +44,9 @@ class _Allocation:
 
     def candidates(self, probe: Probe, scores: Scores | None = None) -> list[FilterGroup]:
         """The groups that may shrink: conv filters, not skipped; with `scores`, only groups that have one."""
-        net, numbers = probe.net, conv_numbers(probe.net)
+        numbers = conv_numbers(probe.net)
         found = [g for g in probe.groups if (scores is None or g.name in scores) and g.name in numbers
-                 and not (self.groups == "inner" and g.coupled(net))]
+                 and not (self.groups == "inner" and g.coupled)]
         chosen = [g for g in found if not any(_matches(s, g.name, numbers) for s in self.skip)]
         for pattern in self.skip:
             if not any(_matches(pattern, name, numbers) for name in numbers):

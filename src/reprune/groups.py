@@ -43,6 +43,7 @@ class FilterGroup:
     name: str           # the first conv or linear layer that produces these channels
     size: int
     slices: tuple[Slice, ...]
+    coupled: bool = False   # the channels are added up with others: the trunk of a residual stage
 
     def producers(self, net: nn.Module) -> list[Slice]:
         """The conv and linear layers whose filters these are, in order of execution."""
@@ -66,11 +67,6 @@ class FilterGroup:
         layers = [(net.get_submodule(s.module), s) for s in self.readers()]
         return [m.weight.transpose(0, 1)[s.index.flatten()].flatten(1).reshape(self.size, -1)
                 for m, s in layers if getattr(m, "groups", 1) == 1]
-
-    def coupled(self, net: nn.Module) -> bool:
-        """True when several layers add up in these channels (the trunk of a residual stage)."""
-        dense = [s for s in self.producers(net) if getattr(net.get_submodule(s.module), "groups", 1) == 1]
-        return len(dense) > 1
 
 
 @dataclass
@@ -204,12 +200,14 @@ def _assemble(ledger: Ledger, input_shape: tuple[int, ...]) -> Trace:
         found.append((first, int(channel_of[touched[0, lead]]), keys[first][0], slices, atom_of[touched[:, 0]]))
     found.sort(key=lambda f: f[:2])
 
+    added = np.zeros(component.max() + 1, bool)
+    added[component[torch.cat(ledger.added).numpy() if ledger.added else np.empty(0, int)]] = True
     groups, offsets, number, total = [], {}, np.full(ledger.size, -1), 0
     for _, _, layer, slices, atoms in found:
         name, n = layer, 1
         while name in offsets:                                    # one layer may feed several groups
             name, n = f"{layer}#{n + 1}", n + 1
-        groups.append(FilterGroup(name, len(atoms), slices))
+        groups.append(FilterGroup(name, len(atoms), slices, bool(added[atoms].any())))
         offsets[name] = total
         number[atoms] = np.arange(total, total + len(atoms))
         total += len(atoms)

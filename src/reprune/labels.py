@@ -67,6 +67,7 @@ class Ledger:
     axes: dict[tuple[str, str], Tensor] = field(default_factory=dict)     # (module, "in" | "out") -> labels [channels]
     filters: set[tuple[str, str]] = field(default_factory=set)    # the axes that are filters of conv and linear layers
     edges: list[tuple[Tensor, Tensor]] = field(default_factory=list)      # labels that live and die together
+    added: list[Tensor] = field(default_factory=list)             # labels that were added up with others
     edits: list[Edit] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     called: set[str] = field(default_factory=set)                 # modules the passes have reached

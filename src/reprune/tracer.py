@@ -144,7 +144,10 @@ class LabelRun(fx.Interpreter):
             vector = along(labels, 1)
             return None if vector is None else vector.view(1, -1, *[1] * (value.dim() - 2)).expand(value.shape)
         if name in ARITHMETIC:
-            return self._arithmetic([self.labels[n] for n in node.all_input_nodes if self.labels[n] is not None], value)
+            operands = [self.labels[n] for n in node.all_input_nodes if self.labels[n] is not None]
+            if "add" in name and len(operands) > 1:
+                self.ledger.added += [torch.unique(o) for o in operands]
+            return self._arithmetic(operands, value)
         if name in MOVES:
             return node.target(*args, **kwargs) if callable(node.target) else self._moved(node, name, args, kwargs)
         if name in REDUCTIONS:
