@@ -70,3 +70,11 @@ def test_the_command_sweeps_globs_and_shows_its_config(tmp_path):
     command = [sys.executable, ROOT / "run.py", "experiments=li2017/resnet56-B", "--cfg", "job"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "pruned: 93.06" in shown and "layer1: 0.6" in shown
+
+
+def test_a_glob_over_rows_becomes_the_list_that_hydra_sweeps():
+    from runpy import run_path
+
+    rows = run_path(str(ROOT / "run.py"))["rows"]
+    assert rows("glob(li2017/resnet56-*)") == "li2017/resnet56-A,li2017/resnet56-B"
+    assert rows("li2017/vgg16-A,li2017/resnet56-A") == "li2017/vgg16-A,li2017/resnet56-A"

@@ -10,7 +10,7 @@ from reprune.models import build
 from reprune.probe import Probe
 from reprune.surgery import remove, zero_filters
 
-METHODS = ["random", "l1", "hgsr", "sfp", "slimming"]
+METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std"]
 
 
 def small_net() -> nn.Sequential:
@@ -53,7 +53,7 @@ def test_every_group_of_a_residual_net_gets_one_finite_score_per_filter(method, 
         assert scores[group.name].shape == (group.size,) and scores[group.name].isfinite().all()
 
 
-@pytest.mark.parametrize("method", ["l1", "hgsr", "sfp"])
+@pytest.mark.parametrize("method", ["l1", "hgsr", "sfp", "l1std"])
 def test_filters_that_are_zero_come_last(method, configure):
     net, example = small_net(), torch.zeros(1, 3, 12, 12)
     trace(net, example)
@@ -104,3 +104,31 @@ def test_l1_keeps_the_filters_with_the_larger_norm(configure):
     smaller = remove(net, method.allocation(method.criterion(probe.groups, probe), probe))
     norms = net[0].weight.detach().abs().sum((1, 2, 3))
     assert torch.equal(smaller[0].weight.detach(), net[0].weight.detach()[norms >= norms.sort().values[3]])
+
+
+def literal_l1std(w: torch.Tensor, combine: str, alpha: float, over: str) -> list[float]:
+    """Eq. 1 to 3 of Sun et al. with loops and math."""
+    import math
+
+    def spread(values):
+        mean = sum(values) / len(values)
+        return math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
+
+    n = [sum(abs(v) for v in f.flatten().tolist()) for f in w]
+    kernels = [[k.flatten().tolist() for k in (f if over == "kernel" else [f])] for f in w]
+    s = [sum(map(spread, ks)) / len(ks) for ks in kernels]
+    n, s = [v / max(n) for v in n], [v / max(s) for v in s]
+    return {"sum": [a + alpha * b for a, b in zip(n, s, strict=True)],
+            "product": [a * b for a, b in zip(n, s, strict=True)], "l1": n, "std": s}[combine]
+
+
+@pytest.mark.parametrize("combine", ["sum", "product", "l1", "std"])
+@pytest.mark.parametrize("over", ["filter", "kernel"])
+def test_l1std_is_its_equations(combine, over):
+    from reprune.methods.l1std import L1Std
+
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    probe = Probe(net, example)
+    scores = L1Std(combine, alpha=0.7, std_over=over)(probe.groups, probe)
+    expected = torch.tensor(literal_l1std(net[0].weight.detach(), combine, 0.7, over))
+    assert torch.allclose(scores["0"], expected, rtol=1e-5)

@@ -11,7 +11,7 @@ from reprune.data import Data
 from reprune.pipeline import run
 from reprune.probe import evaluate
 
-METHODS = ["random", "l1", "hgsr", "sfp", "slimming"]
+METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std"]
 
 
 def net_of(cfg, record):

@@ -109,7 +109,7 @@ def prune(net: nn.Module, example: Tensor, data: Data, cfg: DictConfig, method: 
           original: Original | None) -> tuple[nn.Module, Original]:
     """Scores -> plan -> a really smaller net. Raises UserError if no filter would go."""
     probe = Probe(net, example, data, derive(cfg.seed, "probe"), cfg.recipe.eval_batch_size, turn.share, original)
-    groups = [g for g in probe.groups if turn.groups is None or g.name in turn.groups]
+    groups = [g for g in method.allocation.candidates(probe) if turn.groups is None or g.name in turn.groups]
     plan = method.allocation(method.criterion(groups, probe), probe)
     if not removed(plan):
         raise UserError(f"method {method.name!r} would remove no filter of {cfg.model.name}: raise the rate or lower "
