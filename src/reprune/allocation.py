@@ -166,6 +166,14 @@ class Budget(Global):
     def unit(self) -> str:
         return "params" if self.macs is None else "macs"
 
+    @property
+    def kept(self) -> float:
+        return self.params if self.macs is None else self.macs
+
+    def budget(self, probe: Probe) -> float:
+        """MACs or parameters that may stay at the end of this round."""
+        return getattr(probe.original.cost, self.unit) * (1 - (1 - self.kept) * probe.share)
+
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
         groups = self.candidates(probe, scores)
         queue = self.queue(groups, scores, probe)
@@ -178,13 +186,12 @@ class Budget(Global):
             removed = torch.zeros(len(columns)).index_add_(0, where, queue.counts(n).float())
             return getattr(probe.costs.after(removed), self.unit)
 
-        original = getattr(probe.original.cost, self.unit)
-        kept = self.params if self.macs is None else self.macs
-        budget = original * (1 - (1 - kept) * probe.share)
+        budget = self.budget(probe)
         low, high = 0, len(queue.group)                           # cost falls with n: bisect
         if spent(high) > budget:
-            raise UserError(f"a budget of {kept:.4g} of the {self.unit} cannot be met: with every candidate layer at "
-                            f"its floor {spent(high) / original:.4g} remain; allow more groups or a lower floor")
+            remain = spent(high) / getattr(probe.original.cost, self.unit)
+            raise UserError(f"a budget of {self.kept:.4g} of the {self.unit} cannot be met: with every candidate layer "
+                            f"at its floor {remain:.4g} remain; allow more groups or a lower floor")
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if spent(middle) <= budget else (middle + 1, high)

@@ -51,7 +51,8 @@ class Probe:
         return torch.Generator().manual_seed(self.seed)
 
     def loss(self, plan: Plan, n: int = 1000) -> float:
-        """Mean cross-entropy of the silenced net on n training images drawn with the probe's seed."""
+        """Mean cross-entropy of the silenced net on n training images (or all) drawn with the probe's seed."""
+        n = min(n, len(self.data.parts.train))
         loader = self.data.plain(self.batch_size, self.seed, n, self.example.device)
         return evaluate(silence(self.net, plan), loader)[0]
 

@@ -13,8 +13,9 @@ group, so all ten are one form: a norm per kernel, summed over the kernels of a 
 
 With (1) the input slice of channel i empties as a whole: the filter of the layer before that makes i is then free.
 
-Deviations: filters are selected by what is left of their groups (`GroupNorm`), not yet by loss increase.
-Where a root meets an exact zero the sub-gradient 0 is taken; the authors' code gives NaN there.
+Filters are then selected by loss increase (`loss_increase.py`), or by what the penalty has left of them (`GroupNorm`).
+
+Deviations: where a root meets an exact zero the sub-gradient 0 is taken; the authors' code gives NaN there.
 In a grouped conv, "feature" joins the kernels of equal position in every conv group (a depthwise conv is one group).
 """
 

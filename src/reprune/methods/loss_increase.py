@@ -1,0 +1,108 @@
+r"""Filter selection by loss increase.                       Mitsuno & Kurita, ICPR 2020, arXiv:2011.02389
+
+    delta_c = L(net without c; S) - L(net; S)                (1)    signed; the filters with the smallest delta go first
+
+    S        images drawn at random from the training set, not augmented
+    L        mean cross-entropy on S, eval mode
+    c        one filter, silenced where its channel is read
+
+Deviations: a reconstruction. The abstract says only that filters are selected by the loss increase on randomly selected
+training samples; the number of samples, the steps, the floor and the stopping rule are ours, each a knob. All scores
+once is `criterion: LossIncrease` with any allocation; scoring again after every few filters is `allocation: Greedy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from rich.progress import track
+
+from reprune.allocation import Budget, Queue, removed
+from reprune.errors import UserError
+from reprune.groups import FilterGroup, Plan
+from reprune.probe import Probe
+from reprune.sockets import Criterion, Scores
+from reprune.suffix import Suffix
+from reprune.surgery import silence
+
+
+class LossIncrease(Criterion):
+    """Eq. 1.
+
+    n_samples    images in S
+    batch_size   of them at a time
+    images       at most so many run at once, candidates times batch_size: bounds the memory
+    """
+
+    def __init__(self, n_samples: int = 1000, batch_size: int = 125, images: int = 500):
+        if min(n_samples, batch_size, images) < 1:
+            raise UserError("loss increase: n_samples, batch_size and images must be at least 1, got "
+                            f"{n_samples}, {batch_size}, {images}")
+        self.n_samples, self.batch_size, self.images = n_samples, batch_size, images
+
+    @torch.no_grad()
+    def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
+        groups, total = list(groups), {}
+        n = min(self.n_samples, len(probe.data.parts.train))
+        modes = {m: m.training for m in probe.net.modules()}
+        probe.net.eval()
+        batches = list(probe.data.plain(self.batch_size, probe.seed, n, probe.example.device))
+        for x, y in track(batches, "loss increase", transient=True):
+            suffix = Suffix(probe.net, x, y, self.images)
+            for group in groups:
+                share = (suffix.losses_without(group) - suffix.loss()) * len(y) / n
+                total[group.name] = total.get(group.name, 0) + share.double().cpu()
+        for module, training in modes.items():
+            module.training = training
+        return total
+
+
+@dataclass(kw_only=True)
+class Greedy(Budget):
+    """Removes a block of the lowest scores, silences it, scores again, until the budget is met.
+
+    step_fraction        of the remaining candidates that go at once; 0 = one by one
+    resample             draw new images for every scoring (default: the same throughout)
+    max_loss_increase    also stop when the loss has grown by this much (null = never)
+    """
+
+    criterion: Criterion
+    step_fraction: float = 0.05
+    resample: bool = False
+    max_loss_increase: float | None = None
+    spread: str = "global"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.step_fraction < 1:
+            raise UserError(f"allocation.step_fraction must be at least 0 and below 1, got {self.step_fraction}")
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        super().__call__(scores, probe)                           # UserError where the budget is out of reach
+        groups = self.candidates(probe, scores)
+        plan = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups}
+        start = None if self.max_loss_increase is None else probe.loss({})
+        while self.spent(plan, probe) > self.budget(probe):
+            plan = self.block(plan, groups, scores, probe)
+            silent = replace(probe, net=silence(probe.net, plan),
+                             seed=probe.seed + self.resample * removed(plan))
+            if start is not None and silent.loss({}) - start > self.max_loss_increase:
+                break
+            scores = self.criterion(groups, silent)
+        return plan
+
+    def block(self, plan: Plan, groups: list[FilterGroup], scores: Scores, probe: Probe) -> Plan:
+        """The plan with the next lowest scores removed as well; ends inside a block where the budget is met."""
+        room = [self.room(g, probe) - int((~plan[g.name]).sum()) for g in groups]
+        left = {g.name: torch.where(plan[g.name], scores[g.name].double(), torch.inf) for g in groups}
+        queue = Queue.build(groups, left, room)
+        for n in range(1, max(1, int(sum(room) * self.step_fraction)) + 1):
+            longer = {name: keep & queue.plan(n)[name] for name, keep in plan.items()}
+            if self.spent(longer, probe) <= self.budget(probe):
+                break
+        return longer
+
+    def spent(self, plan: Plan, probe: Probe) -> float:
+        return getattr(probe.cost(plan), self.unit)

@@ -1,0 +1,88 @@
+"""The loss of a net without one filter, for many filters: what lies before the filter is computed once.
+
+A channel acts only through the layers that read it, so silencing it is zeroing it where they read. The forward pass up
+to the first of them is the same for all filters of a group and is kept; the rest runs on several candidates at a time,
+stacked in the batch dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from reprune.groups import FilterGroup
+
+
+class Suffix(fx.Interpreter):
+    """One batch through a traced net in eval mode, with every intermediate value kept.
+
+    x [B, C, H, W], y [B]; `images`: at most so many run at once (candidates times B), the memory knob.
+    """
+
+    def __init__(self, net: nn.Module, x: Tensor, y: Tensor, images: int = 512):
+        super().__init__(fx.symbolic_trace(net), garbage_collect_values=False)
+        self.net, self.y, self.images = net, y, images
+        self.logits = self.run(x)                                 # [B, classes]
+        self.kept: dict[fx.Node, Any] = dict(self.env)
+
+    def loss(self) -> Tensor:
+        """Mean cross-entropy of the whole net."""
+        return F.cross_entropy(self.logits, self.y)
+
+    def losses_without(self, group: FilterGroup) -> Tensor:
+        """Mean cross-entropy with each filter of the group silenced, one by one. -> [size]"""
+        readers = {s.module: s.index for s in group.readers()}
+        dirty = self._downstream(readers)
+        step = max(1, self.images // len(self.y))
+        return torch.cat([self._losses(readers, dirty, torch.arange(i, min(i + step, group.size)))
+                          for i in range(0, group.size, step)])
+
+    def _downstream(self, readers: dict[str, Tensor]) -> set[fx.Node]:
+        """The nodes whose values change: the layers that read the group, and all that follows from them."""
+        dirty: set[fx.Node] = set()
+        for node in self.graph.nodes:
+            reads = node.op == "call_module" and node.target in readers
+            if reads or any(n in dirty for n in node.all_input_nodes):
+                dirty.add(node)
+        return dirty
+
+    def _losses(self, readers: dict[str, Tensor], dirty: set[fx.Node], filters: Tensor) -> Tensor:
+        n, values = len(filters), {}
+
+        def value(node: fx.Node) -> Any:
+            if node not in values:
+                old = self.kept[node]
+                if node in dirty or not isinstance(old, Tensor) and node.all_input_nodes:     # sizes follow the batch
+                    values[node] = self._call(node, value, readers, filters)
+                else:
+                    values[node] = _repeat(old, n, len(self.y))
+            return values[node]
+
+        for node in self.graph.nodes:                             # in order: no deep recursion
+            if node in dirty and node.op != "output":
+                value(node)
+        logits = fx.node.map_arg(next(iter(reversed(self.graph.nodes))).args[0], value)
+        return F.cross_entropy(logits, self.y.repeat(n), reduction="none").view(n, -1).mean(1)
+
+    def _call(self, node: fx.Node, value: Callable, readers: dict[str, Tensor], filters: Tensor) -> Any:
+        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+        if node.op == "call_module" and node.target in readers:
+            dim = args[0].dim() - 1 if isinstance(self.fetch_attr(node.target), nn.Linear) else 1
+            gone = readers[node.target][filters]                  # [n, k] channels of this layer's input
+            mask = torch.ones(len(filters), args[0].shape[dim]).scatter_(1, gone, 0)      # [n, channels]
+            mask = mask.repeat_interleave(len(self.y), 0).to(args[0])                     # [n B, channels]
+            shape = [len(mask)] + [1] * (args[0].dim() - 1)
+            shape[dim] = -1
+            args = (args[0] * mask.view(shape), *args[1:])
+        return getattr(self, node.op)(node.target, args, kwargs)
+
+
+def _repeat(old: Any, n: int, batch: int) -> Any:
+    """A kept value for n candidates: [B, ...] -> [n B, ...]; weights and constants stay."""
+    if isinstance(old, Tensor) and old.dim() and old.shape[0] == batch:
+        return old.unsqueeze(0).expand(n, *old.shape).flatten(0, 1)
+    return old
