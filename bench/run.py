@@ -23,8 +23,9 @@ def main(names: list[str]) -> None:
     files = sorted(f for f in HERE.glob("*.py") if f.name != "run.py" and (not names or f.stem in names))
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "torchvision", "torch-pruning"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    parts = ["# Benchmarks\n", f"Made by `make bench`. {os.cpu_count()} {platform.machine()} cores, {device}, {versions}. "
-             "Times drift between machines and runs: compare the ratios, which are measured side by side."]
+    parts = ["# Benchmarks\n",
+             f"Made by `make bench`. {os.cpu_count()} {platform.machine()} cores, {device}, {versions}. Times drift "
+             "between machines and runs: compare the ratios, which are measured side by side."]
     for file in files:
         print(f"{file.stem} ...", flush=True)
         start, module = perf_counter(), run_path(str(file))

@@ -25,6 +25,7 @@ from reprune.surgery import zero_filters
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")
+warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
 
 
