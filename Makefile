@@ -1,7 +1,8 @@
 # The commands of this project; `make` alone prints them.
 PYTHON ?= python3
 BIN := .venv/bin
-export OMP_NUM_THREADS ?= $(shell nproc)
+CORES := $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test tables bench check clean
@@ -22,7 +23,7 @@ demo: setup    ## train, prune and fine-tune a small ResNet on embedded data, in
 	$(BIN)/python run.py
 
 test: setup    ## the whole test suite (set DATA_DIR to a folder with CIFAR-10 to include it)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES)
 
 tables: setup    ## results/*.md from experiments/ and results/runs/
 	$(BIN)/python -m reprune.tables

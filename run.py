@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 os.environ.setdefault("REPRUNE_ROOT", str(ROOT))          # where Hydra finds experiments/
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")           # keeps torch's profiler quiet
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")       # threads that spin starve other runs on the same cores
 
 import hydra  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
