@@ -28,6 +28,7 @@ class Suffix(fx.Interpreter):
         self.net, self.y, self.images = net, y, images
         self.logits = self.run(x)                                 # [B, classes]
         self.kept: dict[fx.Node, Any] = dict(self.env)
+        self.whole: dict[fx.Node, Tensor] = {}                    # outputs of the convs that read a group
 
     def loss(self) -> Tensor:
         """Mean cross-entropy of the whole net."""
@@ -57,7 +58,7 @@ class Suffix(fx.Interpreter):
             if node not in values:
                 old = self.kept[node]
                 if node in dirty or not isinstance(old, Tensor) and node.all_input_nodes:     # sizes follow the batch
-                    values[node] = self._call(node, value, readers, filters)
+                    values[node] = self._call(node, value, readers, dirty, filters)
                 else:
                     values[node] = _repeat(old, n, len(self.y))
             return values[node]
@@ -68,21 +69,40 @@ class Suffix(fx.Interpreter):
         logits = fx.node.map_arg(next(iter(reversed(self.graph.nodes))).args[0], value)
         return F.cross_entropy(logits, self.y.repeat(n), reduction="none").view(n, -1).mean(1)
 
-    def _call(self, node: fx.Node, value: Callable, readers: dict[str, Tensor], filters: Tensor) -> Any:
-        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+    def _call(self, node: fx.Node, value: Callable, readers: dict[str, Tensor], dirty: set[fx.Node],
+              filters: Tensor) -> Any:
         if node.op == "call_module" and node.target in readers:
-            dim = args[0].dim() - 1 if isinstance(self.fetch_attr(node.target), nn.Linear) else 1
-            gone = readers[node.target][filters]                  # [n, k] channels of this layer's input
-            mask = torch.ones(len(filters), args[0].shape[dim]).scatter_(1, gone, 0)      # [n, channels]
-            mask = mask.repeat_interleave(len(self.y), 0).to(args[0])                     # [n B, channels]
-            shape = [len(mask)] + [1] * (args[0].dim() - 1)
+            module, gone = self.fetch_attr(node.target), readers[node.target][filters]        # [n, k] input channels
+            if self._subtracts(node, module, gone, dirty):
+                return self._without(node, module, gone[:, 0])
+            x = value(node.args[0])
+            dim = x.dim() - 1 if isinstance(module, nn.Linear) else 1
+            mask = torch.ones(len(filters), x.shape[dim]).scatter_(1, gone, 0)               # [n, channels]
+            shape = [len(filters) * len(self.y)] + [1] * (x.dim() - 1)
             shape[dim] = -1
-            args = (args[0] * mask.view(shape), *args[1:])
+            return module(x * mask.repeat_interleave(len(self.y), 0).to(x).view(shape))
+        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
         return getattr(self, node.op)(node.target, args, kwargs)
+
+    @staticmethod
+    def _subtracts(node: fx.Node, module: nn.Module, gone: Tensor, dirty: set[fx.Node]) -> bool:
+        """A conv is linear in its input: where that has not changed yet, one channel's share can be taken off."""
+        return (type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
+                and gone.shape[1] == 1 and node.args[0] not in dirty)
+
+    def _without(self, node: fx.Node, conv: nn.Conv2d, channels: Tensor) -> Tensor:
+        """conv(x) - conv(x, channel c alone), for each c: one grouped conv for all. channels [n] -> [n B, O, H, W]"""
+        n, x = len(channels), self.kept[node.args[0]][:, channels]                            # [B, n, H, W]
+        weight = conv.weight[:, channels].transpose(0, 1).flatten(0, 1).unsqueeze(1)          # [n O, 1, kh, kw]
+        share = F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, groups=n)    # [B, n O, H, W]
+        share = share.unflatten(1, (n, conv.out_channels)).transpose(0, 1)                    # [n, B, O, H, W]
+        if node not in self.whole:                                # not from `kept`: a ReLU behind may work in place
+            self.whole[node] = conv(self.kept[node.args[0]])      # [B, O, H, W]
+        return (self.whole[node] - share).flatten(0, 1)
 
 
 def _repeat(old: Any, n: int, batch: int) -> Any:
     """A kept value for n candidates: [B, ...] -> [n B, ...]; weights and constants stay."""
     if isinstance(old, Tensor) and old.dim() and old.shape[0] == batch:
-        return old.unsqueeze(0).expand(n, *old.shape).flatten(0, 1)
+        return old.unsqueeze(0).expand(n, *old.shape).flatten(0, 1) if n > 1 else old.clone()     # never `old` itself
     return old
