@@ -17,14 +17,15 @@ from torch import nn
 from reprune.checkpoint import load, save
 from reprune.errors import UserError
 
-# What a result does not depend on: where things lie, how they are shown, what a run is called, where it runs.
-NOT_IN_KEY = ("output_dir", "results_dir", "data_dir", "dataset.data_dir", "dataset.workers", "logger", "force",
-              "claim", "experiment", "measure", "model.name", "recipe.name", "recipe.paper_epochs",
+# What a result does not depend on: where things lie (not in records either), how they are shown, what a run is called,
+# where it runs.
+PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")
+NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "claim", "experiment", "measure", "model.name", "recipe.name", "recipe.paper_epochs",
               "trainer.accelerator", "trainer.devices", "trainer.enable_progress_bar")
 
 
 def resolved(cfg: DictConfig) -> dict:
-    """The whole config as plain data, with `model.weights` replaced by name and content hash of the file."""
+    """The whole config as plain data, without places; `model.weights` is the file's name and the hash of its content."""
     config = OmegaConf.to_container(cfg, resolve=True)
     weights = config["model"].get("weights")
     if weights:
@@ -32,7 +33,7 @@ def resolved(cfg: DictConfig) -> dict:
         if not path.is_file():
             raise UserError(f"model.weights: no file at {path.absolute()}")
         config["model"]["weights"] = f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-    return config
+    return without(config, PLACES)
 
 
 def key_of(config: dict) -> str:
@@ -42,14 +43,23 @@ def key_of(config: dict) -> str:
     >>> key_of(a) == key_of({**a, "output_dir": "there"}), key_of(a) == key_of({**a, "seed": 1})
     (True, False)
     """
+    return hashlib.sha256(json.dumps(without(config, NOT_IN_KEY), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def without(config: dict, names: tuple[str, ...]) -> dict:
+    """A copy with some dotted names left out.
+
+    >>> without({"a": {"b": 1, "c": 2}, "d": 3}, ("a.b", "d", "x.y"))
+    {'a': {'c': 2}}
+    """
     config = copy.deepcopy(config)
-    for name in NOT_IN_KEY:
+    for name in names:
         *path, last = name.split(".")
         node: Any = config
         for part in path:
             node = node.get(part) or {}
         node.pop(last, None)
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return config
 
 
 def baseline_key(config: dict) -> str:
