@@ -1,6 +1,7 @@
 """Whole runs on the digits, a second each: what a record promises, and that runs do not disturb each other."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import reprune
 from reprune.data import Data
 from reprune.pipeline import run
 from reprune.probe import evaluate
+from reprune.store import key_of
 
 METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std"]
 
@@ -35,8 +37,6 @@ def test_a_run_ends_with_a_smaller_net_that_reloads_to_the_accuracy_of_its_recor
 
 
 def store_folder(cfg, record):
-    from pathlib import Path
-
     return Path(cfg.output_dir) / record["key"]
 
 
@@ -71,6 +71,13 @@ def test_the_same_command_gives_the_same_bits_whatever_ran_before(configure, tmp
     for (name, a), b in zip(net_of(one, first).state_dict().items(), net_of(two, second).state_dict().values(),
                             strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_committed_record_names_the_hash_of_its_own_config_and_no_place_of_the_machine_it_ran_on(root):
+    for file in (root / "results" / "runs").glob("*.json"):
+        record = json.loads(file.read_text())
+        assert record["key"] == file.stem == key_of(record["config"])
+        assert not {"data_dir", "output_dir", "results_dir"} & set(record["config"]), file
 
 
 def test_another_seed_is_another_run(configure):
@@ -129,16 +136,12 @@ def test_from_scratch_forgets_the_weights_but_keeps_the_architecture(configure):
 
 
 def test_a_repair_sees_the_pruned_net(configure):
-    cfg = configure("method=random", "recipe.recover.epochs=0",
-                    "+method.repair={_target_: hydra.utils.get_method, path: reprune.methods.sfp.FilterNorm}")
-    cfg.method.repair = None
+    cfg = configure("method=random")
     method = instantiate(cfg.method)
     method.repair = lambda net, probe: net.requires_grad_(False)
-    from reprune import pipeline
-
     data, example = instantiate(cfg.dataset), torch.zeros(1, 1, 32, 32)
     net = reprune.models.build({"_target_": "reprune.models.resnet", "depth": 8, "in_channels": 1})
-    smaller, _ = pipeline.prune(net, example, data, cfg, method, next(iter(method.rounds([]))), None)
+    smaller, _ = reprune.pipeline.prune(net, example, data, cfg, method, next(iter(method.rounds([]))), None)
     assert not any(p.requires_grad for p in smaller.parameters())
 
 

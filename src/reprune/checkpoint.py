@@ -53,14 +53,14 @@ def load(path: str | Path) -> nn.Module:
     Raises UserError for a file that is missing, damaged, no safetensors file, or not of this program.
     """
     header = read_header(path)
-    net = models.build(header["model"])
+    net = models.build({**header["model"], "weights": None})      # a header may not name other files to read
     try:
         for removed in header["history"]:
             example = torch.zeros(1, *header["input_shape"])
             plan = {g.name: _mask(g.size, removed.get(g.name, [])) for g in trace(net, example)}
             net = remove(net, plan)
         load_model(net, str(path), strict=True)
-    except (RuntimeError, IndexError, TypeError, SafetensorError) as error:
+    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise UserError(f"{path}: its tensors do not fit the net its header describes "
                         f"({str(error).splitlines()[0]}); the file is damaged") from error
     if header["channels_last"]:                                   # the layout decides which kernel runs: bit-equal
@@ -97,5 +97,5 @@ def _indices(mask: Tensor) -> list[int]:
 
 def _mask(size: int, removed: list[int]) -> Tensor:
     mask = torch.ones(size, dtype=torch.bool)
-    mask[removed] = False
+    mask[torch.tensor(removed, dtype=torch.long)] = False
     return mask

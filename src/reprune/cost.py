@@ -32,7 +32,7 @@ def cost(net: nn.Module, example: Tensor) -> Cost:
 
     def count(module: nn.Module, _: tuple, out: Tensor) -> None:
         nonlocal macs
-        macs += _macs(module, out.numel() // out.shape[0])
+        macs += _macs(module, out.numel())
 
     modes = {m: m.training for m in net.modules()}
     hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, PRODUCERS)]

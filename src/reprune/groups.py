@@ -90,9 +90,9 @@ class Trace:
             if name not in sizes:
                 raise UserError(f"plan names a group {name!r} that this net does not have; "
                                 f"it has {', '.join(list(sizes)[:8])}{', ...' if len(sizes) > 8 else ''}")
-            if mask.dtype != torch.bool or mask.shape != (sizes[name],):
-                raise UserError(f"plan for {name!r} must be a bool mask of shape [{sizes[name]}], "
-                                f"got {mask.dtype} {list(mask.shape)}")
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (sizes[name],):
+                given = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+                raise UserError(f"plan for {name!r} must be a bool mask of shape [{sizes[name]}], got {given}")
             keep[self.offsets[name]: self.offsets[name] + sizes[name]] = mask.cpu()
         for (module, axis), atoms in self.axes.items():
             if not kept(atoms, keep).any():
@@ -115,13 +115,18 @@ def trace(net: nn.Module, example: Tensor) -> list[FilterGroup]:
     net: any module torch.fx can trace, left unchanged; example [B, C, H, W]: one input of the size it will see (only
     its first image is used). An operation the tracer does not know protects the channels that reach it, with one
     warning.
-    Raises UserError where torch.fx cannot follow the forward code.
+    Raises UserError where torch.fx cannot follow the forward code, or where the example does not fit the net.
     """
     modes = {m: m.training for m in net.modules()}
     try:
         net.eval()
         ledger = Ledger()
-        LabelRun(_symbolic(net), net, ledger).label(example[:1])
+        graph = _symbolic(net)
+        try:
+            LabelRun(graph, net, ledger).label(example[:1])
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise UserError(f"{type(net).__name__} does not run on an example of shape {list(example.shape)}: "
+                            f"{str(error).splitlines()[0]}") from error
         if _unreached(net, ledger):                               # auxiliary heads exist in training mode only
             _label_training_branch(net, ledger, example[:1])
     finally:

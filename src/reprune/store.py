@@ -20,12 +20,13 @@ from reprune.errors import UserError
 # What a result does not depend on: where things lie (not in records either), how they are shown, what a run is called,
 # where it runs.
 PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")
-NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "claim", "experiment", "measure", "model.name", "recipe.name", "recipe.paper_epochs",
-              "trainer.accelerator", "trainer.devices", "trainer.enable_progress_bar")
+NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "claim", "experiment", "measure", "model.name",
+              "recipe.name", "recipe.paper_epochs", "trainer.accelerator", "trainer.devices",
+              "trainer.enable_progress_bar")
 
 
 def resolved(cfg: DictConfig) -> dict:
-    """The whole config as plain data, without places; `model.weights` is the file's name and the hash of its content."""
+    """The whole config as plain data, without places; `model.weights` is the file's name and its content's hash."""
     config = OmegaConf.to_container(cfg, resolve=True)
     weights = config["model"].get("weights")
     if weights:

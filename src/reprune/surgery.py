@@ -113,6 +113,9 @@ def _rewrite(net: nn.Module, edits: list[Edit], keep: Tensor) -> fx.GraphModule:
     nodes = {node.name: node for node in graph.nodes}
     for edit in edits:
         _rewrite_node(nodes[edit.node], edit, [int(kept(v, keep).sum()) for v in edit.vectors])
+    for node in [n for n in graph.nodes if n.kwargs.get("training") is False]:    # F.dropout(x, training=self.training)
+        with graph.inserting_before(node):
+            node.update_kwarg("training", graph.create_node("get_attr", "training"))
     module = fx.GraphModule(net, graph, class_name=type(net).__name__)
     note(module, **notes(net))
     for name, child in module.named_modules():

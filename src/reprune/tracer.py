@@ -127,7 +127,7 @@ class LabelRun(fx.Interpreter):
             blocks = torch.cat([vector.view(module.groups, -1), out.view(module.groups, -1)], 1)
             self.ledger.unite(blocks[:, :1], blocks)
         if self.rewritable:
-            self.ledger.calls.append(Call(name, value.numel() // (value.shape[0] * n_out)))
+            self.ledger.calls.append(Call(name, value.numel() // n_out))          # of one image
         shape = [1] * value.dim()
         shape[dim if conv else -1] = n_out
         return out.view(shape).expand(value.shape)
@@ -138,12 +138,10 @@ class LabelRun(fx.Interpreter):
         args = fx.node.map_arg(node.args, self._label_or_value)
         kwargs = fx.node.map_arg(node.kwargs, self._label_or_value)
         labels = self.labels[node.all_input_nodes[0]]
-        if name in POINTWISE:
-            return labels
         if name in LOCAL:
             vector = along(labels, 1)
             return None if vector is None else vector.view(1, -1, *[1] * (value.dim() - 2)).expand(value.shape)
-        if name in ARITHMETIC:
+        if name in ARITHMETIC | POINTWISE:                        # pow and clamp may take a second tensor
             operands = [self.labels[n] for n in node.all_input_nodes if self.labels[n] is not None]
             if "add" in name and len(operands) > 1:
                 self.ledger.added += [torch.unique(o) for o in operands]
