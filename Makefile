@@ -1,7 +1,7 @@
 # The commands of this project; `make` alone prints them.
 PYTHON ?= python3
 BIN := .venv/bin
-CORES := $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
