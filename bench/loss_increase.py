@@ -3,7 +3,7 @@
     python bench/loss_increase.py          about a minute on two cores
 
 The same 256 images of CIFAR-10's shape, batches of 128, one group of each stage, turn by turn; medians over rounds.
-`several at once` stacks candidates in the batch dimension up to 512 images, which pays on a GPU.
+`several at once` stacks candidates in the batch dimension up to 512 images (meant for GPUs, not measured there).
 """
 
 from statistics import median

@@ -36,7 +36,7 @@ class LossIncrease(Criterion):
     images       at most so many run at once, candidates times batch_size: bounds the memory
     """
 
-    def __init__(self, n_samples: int = 1000, batch_size: int = 125, images: int = 500):
+    def __init__(self, n_samples: int = 1000, batch_size: int = 125, images: int = 125):
         if min(n_samples, batch_size, images) < 1:
             raise UserError("loss increase: n_samples, batch_size and images must be at least 1, got "
                             f"{n_samples}, {batch_size}, {images}")
