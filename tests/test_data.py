@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from batches import equal, labels
 from PIL import Image
 from torchvision import transforms as T
 
@@ -20,17 +21,6 @@ def colour(n=101, size=8, pad=2, flip=True, val_size=10, normalize=((0.4, 0.5, 0
     data = TensorData(Images(pixels, rows, pad), Images(pixels, rows), flip, name="colour", channels=3, classes=n,
                       size=size, mean=normalize[0], std=normalize[1], parts=parts)
     return data, pixels
-
-
-def labels(loader):
-    return torch.cat([y for _, y in loader])
-
-
-def equal(first, second):
-    first, second = list(first), list(second)
-    return len(first) == len(second) and all(
-        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(first, second, strict=True)
-    )
 
 
 # ---- randomness

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import equal, labels
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
@@ -21,17 +22,6 @@ CONF = Path(__file__).parent.parent / "conf" / "dataset"
 SMALL = {"normalize": "own", "val_size": 200, "split_seed": 0, "limit": None}
 DIGITS = {**SMALL, "name": "digits", "channels": 1, "classes": 10, "size": 32, "augment": {"pad": 2}}
 HAS_CIFAR = (Path(os.environ.get("DATA_DIR", "")) / "cifar-10-batches-py").exists() and "DATA_DIR" in os.environ
-
-
-def labels(loader):
-    return torch.cat([y for _, y in loader])
-
-
-def equal(first, second):
-    first, second = list(first), list(second)
-    return len(first) == len(second) and all(
-        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(first, second, strict=True)
-    )
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda f: f.stem)

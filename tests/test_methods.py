@@ -132,3 +132,19 @@ def test_l1std_is_its_equations(combine, over):
     scores = L1Std(combine, alpha=0.7, std_over=over)(probe.groups, probe)
     expected = torch.tensor(literal_l1std(net[0].weight.detach(), combine, 0.7, over))
     assert torch.allclose(scores["0"], expected, rtol=1e-5)
+
+
+def test_a_probe_reads_held_out_images_and_never_the_test_set(configure, monkeypatch):
+    from reprune.data import Data
+    from reprune.probe import evaluate
+
+    monkeypatch.setattr(Data, "test", lambda *a, **k: pytest.fail("the test set was opened"))
+    data = instantiate(configure().dataset)
+    probe = Probe(build({"_target_": "reprune.models.resnet", "depth": 8, "in_channels": 1}), torch.zeros(1, 1, 32, 32),
+                  data, batch_size=50)
+    group = next(g for g in probe.groups if not g.coupled)
+    keep = torch.arange(group.size) > 0
+    smaller = remove(probe.net, {group.name: keep})
+    assert probe.accuracy({}) == evaluate(probe.net, data.val(50))[1]
+    assert probe.accuracy({group.name: keep}) == evaluate(smaller, data.val(50))[1]
+    assert probe.loss({group.name: keep}, 60) == pytest.approx(evaluate(smaller, data.plain(50, 0, 60))[0], rel=1e-5)
