@@ -88,7 +88,8 @@ def test_rows_without_a_run_say_so_and_show_their_command(root):
     assert cost["MACs removed, %: paper / ours"] == "27.6 / –"
     assert source["claim from"] == "Table 1 (paper)" and source["what it is"] == "Someone 2020, Table 1, Net-B"
     assert source["command"] == "`python run.py experiments=some2020/B`"
-    assert section(text, OWN)["own-half"][0]["ours: baseline → pruned"] == "not run"
+    assert section(text, OWN)["own-half"][0] == {"row": "[own-half](../experiments/some2020/own-half.yaml)",
+                                                 "method": "l1", "baseline → pruned": "not run"}
     assert "# Some Paper" in text and "make tables" in text and SHORT not in text and "## Runs" not in text
 
 
@@ -184,10 +185,233 @@ def test_a_run_that_is_not_what_the_row_says_is_not_the_row(root, changes, setti
 def test_rows_of_our_own_say_what_they_ran(root):
     record(root, row="own-half", epochs={"baseline": 0, "sparse": 2, "recover": 1}, paper_epochs=None,
            baseline__source="net.th sha256:12")
-    numbers, cost, source = section(tables(root), OWN)["own-half"]
-    assert numbers["epochs"] == "given weights, sparse 2, recover 1" and numbers["our Δ"] == "-1.00"
-    assert cost["MACs removed, %"] == "50.0" and "claim from" not in source
-    assert not any("paper" in column for column in [*numbers, *cost])
+    numbers, source = section(tables(root), OWN)["own-half"]
+    assert numbers["epochs"] == "given weights, sparse 2, recover 1" and numbers["Δ"] == "-1.00"
+    assert numbers["method"] == "l1" and numbers["baseline → pruned"] == "93.00 → 92.00"
+    assert numbers["parameters / MACs removed, %"] == "25.0 / 50.0" and "claim from" not in source
+    assert not any("paper" in column for column in numbers)
+
+
+def test_accuracy_before_recovery_is_shown_where_every_run_has_it(root):
+    record(root, pruned__top1_before_recovery=40.0)
+    record(root, seed=1, pruned__top1_before_recovery=42.0)
+    record(root, row="own-half", pruned__top1_before_recovery=30.0)
+    record(root, row="B", pruned__top1_before_recovery=None)
+    text = tables(root)
+    assert section(text, FULL)["A"][0]["before recovery"] == "41.00 ± 1.41"
+    assert section(text, FULL)["B"][0]["before recovery"] == ""
+    assert section(text, OWN)["own-half"][0]["before recovery"] == "30.00"
+
+
+# ---------------------------------------------------------------- what papers state
+
+def claim(root, stated, row="A", place="source: Table 1, provenance: paper"):
+    """Gives a row another claim."""
+    (root / f"experiments/some2020/{row}.yaml").write_text(ROW.format(name=row) + f"claim: {{{stated}, {place}}}\n")
+
+
+@pytest.mark.parametrize(("stated", "accuracy", "delta", "params", "macs"), [
+    ("baseline: 93.04, pruned: 92.54, params_drop: 13.7, macs_drop: 27.6", "93.04 → 92.54", "-0.50", "13.7", "27.6"),
+    ("baseline: 93.04, pruned: 92.5, delta: -0.55, macs_drop: null", "93.04 → 92.50", "-0.55", "–", "–"),
+    ("delta: -0.3, params_drop_min: 50", "–", "-0.30", "> 50", "–"),
+    ("better_than_baseline: true, params_drop: 34", "–", "> 0", "34.0", "–"),
+    ("no_accuracy_loss: true, macs_drop_max: 33.5", "–", "≥ 0", "–", "≤ 33.5"),
+    ("baseline: 93, macs_drop_min: 20, macs_drop_max: 50", "93.00 → –", "–", "–", "> 20, ≤ 50"),
+    ("pruned: 93.4, better_than_baseline: true", "– → 93.40", "> 0", "–", "–"),
+    ("metric: top5, baseline: 89.9, delta: -1.7", "89.90 → – (top-5)", "-1.70 (top-5)", "–", "–"),
+    ("better_than_baseline: true, params_ratio: 8, macs_ratio: 3", "–", "> 0", "87.5 †", "66.7 †"),
+    ("params_ratio: 8, params_drop: 87.4, macs_drop: 66.7, derived: [macs_drop]", "–", "–", "87.4", "66.7 †"),
+    ("params_ratio_min: 2, params_ratio_max: 3, macs_kept: 30", "–", "–", "> 50 †, ≤ 66.7 †", "70.0 †"),
+    ("baseline: 93, pruned: 92, derived: [baseline]", "93.00 † → 92.00", "-1.00", "–", "–"),
+])
+def test_a_claim_is_shown_as_far_as_the_paper_states_it(root, stated, accuracy, delta, params, macs):
+    claim(root, stated)
+    record(root)
+    numbers, cost, _ = section(tables(root), FULL)["A"]
+    assert numbers["paper: baseline → pruned"] == accuracy and numbers["paper Δ"] == delta
+    assert cost["parameters removed, %: paper / ours"] == f"{params} / 25.0"
+    assert cost["MACs removed, %: paper / ours"] == f"{macs} / 50.0"
+    assert numbers["our Δ"] == "-1.00"
+
+
+def test_marks_are_explained_where_they_occur(root):
+    record(root)
+    plain = tables(root).split("## ")[0]
+    assert not any(mark in plain for mark in ("†", "≤", "Top-5", "≥ 0"))
+    claim(root, "metric: top5, better_than_baseline: true, params_ratio: 8, macs_drop_max: 50")
+    marked = tables(root).split("## ")[0]
+    assert all(f"\n- {text}" in marked for text in ("**†**", "**>** and **≤**", "**Top-5**", "A Δ **> 0**", "**–**"))
+
+
+def test_the_setting_and_what_else_a_paper_states_stand_beside_the_source(root):
+    claim(root, 'delta: 1, setting: "depth not stated", reconstruction: "depth 20", params_m: 0.59, from_error: true, '
+                'baseline_source: README, speedup: 1.3', place="source: abstract, provenance: abstract")
+    source = section(tables(root), FULL)["A"][2]
+    assert source["the paper's setting"] == "depth not stated" and source["reconstructed here"] == "depth 20"
+    assert source["claim from"] == "abstract; printed as errors; baseline: README"
+    assert source["also stated"] == "params (M) 0.59, speedup 1.3"
+    assert section(tables(root), FULL)["B"][2]["the paper's setting"] == ""
+
+
+@pytest.mark.parametrize(("stated", "told"), [
+    ("baseline: 93.04", "claim must state what a run can be held against"),
+    ("setting: little loss", "claim must state what a run can be held against"),
+    ("delta: small", "claim.delta must be points, not 'small'"),
+    ("better_than_baseline: false", "claim.better_than_baseline must be true, not False"),
+    ("pruned: 36.7, metric: ap", "claim.metric must be top1 or top5, not 'ap'"),
+    ("params_drop_min: 120", "claim.params_drop_min must be percent, not 120"),
+    ("params_ratio: 0.5", "claim.params_ratio must be 1 or more, not 0.5"),
+    ("delta: -1, setting: 3", "claim.setting must be text, not 3"),
+    ("macs_drop: 50, derived: macs_drop", "claim.derived must be list of texts, not 'macs_drop'"),
+    ("macs_drop: 50, derived: [params_drop]", "claim.derived names 'params_drop', which is no number of the claim"),
+    ("baseline: 93.04, pruned: 92.54, delta: -0.52", "claim.delta -0.52 contradicts pruned - baseline = -0.50"),
+    ("baseline: 93, pruned: 92, better_than_baseline: true", "better_than_baseline or no_accuracy_loss contradicts"),
+    ("delta: -0.1, no_accuracy_loss: true", "better_than_baseline or no_accuracy_loss contradicts"),
+    ("macs_drop: 50, macs_drop_min: 40", "claim.macs_drop contradicts its own bound"),
+    ("macs_drop: 50, macs_ratio_min: 2", "claim.macs_drop contradicts its own bound"),
+    ("macs_drop_min: 50, macs_drop_max: 40", "claim.macs_drop_min 50 contradicts macs_drop_max 40"),
+    ("macs_ratio: 3, macs_drop: 60, derived: [macs_drop]", "claim.macs_drop 60 is not the 66.67 of its ratio"),
+    ("delta: -1, flops: 3", "claim.flops is unknown, allowed: source, provenance"),
+])
+def test_a_bad_claim_is_one_line_and_the_rest_is_built(root, capsys, stated, told):
+    claim(root, stated)
+    record(root, row="B")
+    text = tables(root, rc=1)
+    error = capsys.readouterr().err
+    assert error.startswith("error: experiments/some2020/A.yaml: claim") and told in error and error.count("\n") == 1
+    assert set(section(text, FULL)) == {"B"}
+
+
+def test_delta_may_differ_from_the_printed_accuracies_by_rounding(root):
+    claim(root, "baseline: 93.04, pruned: 92.54, delta: -0.515")
+    assert section(tables(root), FULL)["A"][0]["paper: baseline → pruned"] == "93.04 → 92.54"
+
+
+# ---------------------------------------------------------------- what papers.yaml adds
+
+BESIDE = "Beside other methods"
+
+
+def describe(root, fields):
+    (root / "experiments/papers.yaml").write_text(f"some2020: {{title: Some Paper, {fields}}}\nour: {{title: Ours}}\n")
+
+
+@pytest.fixture
+def controls(root):
+    """Rows of a folder of our own, one of them run twice."""
+    (root / "experiments" / "our").mkdir()
+    for name in ("net-l1", "net-random", "wide-l1"):
+        text = ROW.format(name=name).replace("some2020/", "our/").replace("method: l1", f"method: {name.split('-')[1]}")
+        (root / f"experiments/our/{name}.yaml").write_text(text)
+    for seed, top1 in ((0, 92.0), (1, 91.0)):
+        record(root, seed=seed, top1=top1, experiment="our/net-l1", paper_epochs=None)
+    return root
+
+
+def test_rows_of_other_folders_stand_beside(controls):
+    describe(controls, "beside: [our/net-random, our/*-l1]")
+    text = tables(controls)
+    rows = section(text, BESIDE)
+    assert list(rows) == ["our/net-l1", "our/net-random", "our/wide-l1"]
+    numbers, source = rows["our/net-l1"]
+    assert numbers["row"] == "[our/net-l1](../experiments/our/net-l1.yaml)" and numbers["method"] == "l1"
+    assert numbers["baseline → pruned"] == "93.00 → 91.50 ± 0.71" and numbers["Δ"] == "-1.50"
+    assert numbers["seeds"] == "2" and numbers["runs"].count("](runs/") == 2
+    assert source["command"] == "`python run.py experiments=our/net-l1`"
+    assert rows["our/net-random"][0]["method"] == "random"
+    assert rows["our/net-random"][0]["baseline → pruned"] == "not run"
+    assert "## Runs" not in text                            # those of the page's own rows
+    own = (controls / "results/our.md").read_text()         # and the folder itself is as it was
+    assert section(own, "Rows")["net-l1"][0]["Δ"] == "-1.50" and BESIDE not in own and "no claim" not in own
+    index = (controls / "results/README.md").read_text()
+    assert [line.split("|")[-2].strip() for line in index.splitlines()[-2:]] == ["2", "0"]
+
+
+def test_a_row_stands_beside_once_and_never_beside_its_own_folder(controls):
+    describe(controls, "beside: ['*/net-l1', 'our/net-*', '*/*1', '*/A']")
+    (controls / "experiments/our/A.yaml").write_text(ROW.format(name="A").replace("some2020/", "our/") + CLAIM)
+    rows = section(tables(controls), BESIDE)
+    assert {name: len(lines) for name, lines in rows.items()} == {          # numbers, source
+        "our/A": 2, "our/net-l1": 2, "our/net-random": 2, "our/wide-l1": 2}
+    assert rows["our/A"][1]["claim from"] == "Table 1 (paper)"
+
+
+@pytest.mark.parametrize(("fields", "told"), [
+    ("beside: [our/net-*, our/nut-*]", "some2020.beside 'our/nut-*' matches no row of another folder"),
+    ("beside: [some2020/A]", "some2020.beside 'some2020/A' matches no row of another folder"),
+    ("beside: our/net-l1", "some2020.beside must be list of texts, not 'our/net-l1'"),
+    ("beside: [3]", "some2020.beside must be list of texts, not [3]"),
+    ("arxiv: 1608.08710", "some2020.arxiv must be text, not 1608.0871"),
+    ("reconstruction: true", "some2020.reconstruction must be text, not True"),
+    ("besides: [our/net-l1]", "some2020.besides is unknown, allowed: title, authors"),
+])
+def test_a_bad_description_is_one_line_and_the_rest_is_built(controls, capsys, fields, told):
+    describe(controls, fields)
+    text = tables(controls, rc=1)
+    error = capsys.readouterr().err
+    assert error.startswith("error: experiments/papers.yaml: some2020.") and told in error and error.count("\n") == 1
+    assert set(section(text, FULL)) == {"A", "B"} and BESIDE not in text
+    assert (controls / "results/our.md").read_text().startswith("# Ours\n")
+
+
+def test_a_reconstruction_is_marked_on_its_page_and_in_the_index(root):
+    record(root)
+    tables(root)
+    assert "econstruction" not in (root / "results/README.md").read_text()
+    describe(root, "authors: A. Someone, doi: 10.1/23, note: A note., reconstruction: The formula is ours.")
+    text = tables(root)
+    assert text.split("\n\n")[:4] == [
+        "# Some Paper", "A. Someone, [doi:10.1/23](https://doi.org/10.1/23)",
+        "**Reconstruction.** The formula is ours.", "A note."]
+    index = (root / "results/README.md").read_text()
+    assert "*Reconstruction*: " in index and "| in part " in index.splitlines()[-1]
+
+
+# ---------------------------------------------------------------- group norms
+
+NORMS = "Group norms after sparse training"
+
+
+def sparse(root, norms, weight=None, **changes):
+    penalties = {} if weight is None else {"penalties": {"hgsr": {"kind": "group_lasso", "weight": weight}}}
+    method = {"name": "l1", "allocation": {"rates": {"1": 0.5}}, **penalties}
+    return record(root, group_norms=norms, config__method=method, **{"epochs__sparse": 5, **changes})
+
+
+def test_group_norms_show_what_sparse_training_emptied(root):
+    layers = {"conv1": [2.0, 0.019, 0.005, 0.0], "conv2": [0.004, 0.5]}
+    key = sparse(root, layers, weight=0.001).stem
+    line = section(tables(root), NORMS)["A"][0]
+    assert line == {"row": "[A](../experiments/some2020/A.yaml)", "model": "net", "penalty's weight": "hgsr 0.001",
+                    "seed": "0", "sparse epochs": "5", "groups": "6", "largest": "2", "median": "0.012",
+                    "% below 1 % of the layer's largest": "66.7", "% below 0.01": "50.0",
+                    "run": f"[{key[:8]}](runs/{key}.json)"}
+
+
+def test_plain_training_stands_next_to_the_sparse_runs_of_its_net(root):
+    sparse(root, {"conv1": [1.0, 0.001]}, weight=0.001, row="B", model="deep", seed=1)
+    sparse(root, {"conv1": [1.0, 0.001]}, weight=0.001, seed=1)
+    sparse(root, {"conv1": [1.0, 0.9]}, weight=0.0)
+    sparse(root, {"conv1": [0.0, 0.0]}, row="own-half", model="deep")
+    record(root, row="B")                                   # not trained sparse: not listed
+    text = tables(root).split(f"## {NORMS}")[1].split("## Runs")[0]
+    lines = [[c.strip() for c in line.split("|")] for line in text.splitlines() if line.startswith("|")][2:]
+    assert [(c[2], c[4], c[-4]) for c in lines] == [
+        ("deep", "hgsr 0.001", "50.0"), ("deep", "", "100.0"),
+        ("net", "hgsr 0.0", "0.0"), ("net", "hgsr 0.001", "50.0")]
+    assert [c[3] for c in lines[2:]] == ["`method.penalties.hgsr.weight=0.0`", "`method.penalties.hgsr.weight=0.001`"]
+
+
+def test_a_page_without_sparse_training_has_no_group_norms(root):
+    record(root, group_norms=None)
+    record(root, seed=1)
+    assert NORMS not in tables(root)
+
+
+def test_group_norms_of_rows_beside_are_shown_too(controls):
+    describe(controls, "beside: [our/net-random]")
+    sparse(controls, {"conv1": [1.0]}, experiment="our/net-random", method="random", paper_epochs=None)
+    assert list(section(tables(controls), NORMS)) == ["our/net-random"]
 
 
 def test_index_counts_rows(root):
@@ -234,6 +458,13 @@ def test_check_names_what_differs(root, capsys, what):
     ({"seed": True}, "seed must be count, not True"),
     ({"epochs": {"recover": 1}}, "epochs must be counts"),
     ({"config__recipe": "some2020"}, "config.recipe must be mapping"),
+    ({"pruned__top1_before_recovery": 101}, "pruned.top1_before_recovery must be percent or null, not 101"),
+    ({"group_norms": [1.0]}, "group_norms must be lists of norms or null, not [1.0]"),
+    ({"group_norms": {}}, "group_norms must be lists of norms or null, not {}"),
+    ({"group_norms": {"conv1": 1.0}}, "group_norms must be lists of norms or null"),
+    ({"group_norms": {"conv1": []}}, "group_norms must be lists of norms or null"),
+    ({"group_norms": {"conv1": [1.0, -0.1]}}, "group_norms must be lists of norms or null"),
+    ({"group_norms": {"conv1": [float("nan")]}}, "group_norms must be lists of norms or null"),
     ({"experiment": None}, "experiment must be text, not None"),
     ({"experiment": "some2020/C"}, "experiment 'some2020/C' has no file experiments/some2020/C.yaml"),
     ({"key": "../evil"}, None),
