@@ -16,6 +16,8 @@ RESNET = {"_target_": "reprune.models.resnet", "name": "resnet8", "depth": 8, "c
 MODELS = {
     "option A": RESNET, "VGG": {"_target_": "reprune.models.vgg", "depth": 16, "hidden": 64},
     "stem": {"_target_": "reprune.models.resnet_cifar_stem", "depth": 18},
+    "narrow": {"_target_": "reprune.models.narrow_alexnet"}, "narrow VGG": {"_target_": "reprune.models.narrow_vgg"},
+    "narrow ResNet": {"_target_": "reprune.models.narrow_resnet", "depth": 18},
     "torchvision": {"_target_": "reprune.models.torchvision", "arch": "mobilenet_v3_small", "classes": 5},
 }
 
@@ -36,7 +38,8 @@ def pruned(model=RESNET, rounds=1, channels_last=False):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("name", "rounds"), [("option A", 0), ("option A", 1), ("option A", 3), ("VGG", 2),
-                                              ("stem", 1), ("torchvision", 2)])
+                                              ("stem", 1), ("narrow", 2), ("narrow VGG", 1), ("narrow ResNet", 1),
+                                              ("torchvision", 2)])
 def test_a_net_comes_back_bit_equal(name, rounds, channels_last, tmp_path):
     """Outputs too, so also the memory layout: it decides which kernel runs. GraphModules (option A) and classes alike,
     and saving what was loaded gives the same file."""

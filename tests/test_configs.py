@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from reprune import models
+from reprune.store import baseline_key, resolved
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,6 +54,19 @@ def test_every_part_of_a_recipe_makes_an_optimiser_and_a_scheduler(recipe, confi
         scheduler = instantiate(cfg.recipe[part].scheduler)
         assert optimizer.param_groups[0]["lr"] > 0
         assert scheduler is None or scheduler(optimizer).last_epoch == 0
+
+
+def test_the_penalised_training_of_mitsuno2020_is_its_baseline_once_more_from_fresh_weights(configure):
+    recipe = OmegaConf.to_container(configure("recipe=mitsuno2020", tiny=False).recipe, resolve=True)
+    assert recipe["sparse"] == {**recipe["baseline"], "from_scratch": True}
+    for part in ("baseline", "sparse", "recover"):
+        assert recipe[part]["scheduler"]["step_size"] == int(recipe[part]["epochs"] / 3)
+        assert recipe["paper_epochs"][part] == recipe[part]["epochs"]
+
+
+def test_recipes_that_start_from_the_usual_baseline_share_it(configure):
+    keys = {baseline_key(resolved(configure(f"recipe={name}", tiny=False))) for name in ("cifar", "hu2018", "sun2019")}
+    assert len(keys) == 1
 
 
 @pytest.mark.parametrize("row", sorted(p.relative_to(ROOT / "experiments").with_suffix("").as_posix()

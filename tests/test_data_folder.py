@@ -1,4 +1,9 @@
-"""Trees of big images: seeded whatever the number of workers, equal to torchvision's recipe, clear errors."""
+"""Trees of big images: seeded whatever the number of workers, equal to torchvision's recipe, clear errors.
+
+And TinyImageNet's tree, whose images are read into memory.
+"""
+
+import shutil
 
 import numpy as np
 import pytest
@@ -7,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
-from reprune.data import imagefolder
+from reprune.data import imagefolder, tinyimagenet
 from reprune.data.normalize import IMAGENET
 from reprune.errors import UserError
 
@@ -112,3 +117,99 @@ def test_an_unreadable_image_is_named(workers, tmp_path):
     with pytest.raises(UserError, match=r"cannot read image .*\.png") as error:
         list(photos(tmp_path, classes=1, val_size=0, workers=workers).test(4))
     assert "\n" not in str(error.value)
+
+
+# ---- TinyImageNet
+
+WNIDS = ("n03", "n01", "n02")
+
+
+@pytest.fixture
+def tiny_tree(tmp_path):
+    """Three classes of 8 training and 2 val images, each of one grey level: 64 per wnid, 8 per training image."""
+    root = tmp_path / "tiny-imagenet-200"
+    (root / "val" / "images").mkdir(parents=True)
+    lines = []
+    for wnid in WNIDS:
+        folder = root / "train" / wnid / "images"
+        folder.mkdir(parents=True)
+        base = 64 * (int(wnid[1:]) - 1)
+        for i in range(8):
+            Image.new("L", (64, 64), base + 8 * i).save(folder / f"{wnid}_{i}.JPEG")    # grey, as a few of the real set
+        for i in range(2):
+            file = f"val_{len(lines)}.JPEG"
+            Image.new("RGB", (64, 64), (base + 8 * i,) * 3).save(root / "val" / "images" / file)
+            lines.append(f"{file}\t{wnid}\t0\t0\t62\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return tmp_path
+
+
+def tiny(folder, **changes):
+    knobs = {"name": "tinyimagenet", "channels": 3, "classes": 3, "size": 64, "data_dir": str(folder), "limit": None,
+             "normalize": "imagenet", "val_size": 6, "split_seed": 0, "augment": {"pad": 4, "flip": True}}
+    return tinyimagenet(**{**knobs, **changes})
+
+
+def levels(loader):
+    """(grey level of the image's centre in steps of 8, label) of every image of a loader."""
+    (mean, *_), (std, *_) = IMAGENET
+    return [(round((float(image[0, 32, 32]) * std + mean) * 255 / 8), int(label))
+            for x, y in loader for image, label in zip(x, y, strict=True)]
+
+
+def test_tinyimagenet_labels_follow_the_sorted_wnids_and_the_annotations(tiny_tree):
+    data = tiny(tiny_tree)
+    for loader in (data.train(5, 0), data.plain(5, 0), data.val(4), data.test(4)):
+        assert all(x.shape[1:] == (3, 64, 64) and x.dtype == torch.float32 for x, _ in loader)
+        assert all(level // 8 == label for level, label in levels(loader))
+    assert [label for _, label in levels(data.test(4))] == [2, 2, 0, 0, 1, 1]       # the order of the annotations
+
+
+def test_tinyimagenet_holds_out_training_images_and_tests_on_val(tiny_tree):
+    data = tiny(tiny_tree)
+    train, held = levels(data.train(5, 0)), levels(data.val(4))
+    assert (len(train), len(held), len(levels(data.test(4)))) == (18, 6, 6)
+    assert not set(train) & set(held) and len(set(train + held)) == 24
+    assert [len(part) for part in tiny(tiny_tree, limit=4).parts] == [4, 4, 4]
+
+
+def spoil(folder, what):
+    root = folder / "tiny-imagenet-200"
+    if what == "folder":
+        shutil.rmtree(root)
+    elif what == "annotations":
+        (root / "val" / "val_annotations.txt").unlink()
+    elif what == "wnid":
+        (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\t0\t0\t62\t62\n")
+    elif what == "nothing":
+        (root / "val" / "val_annotations.txt").write_text("")
+    elif what == "empty":
+        shutil.rmtree(root / "train" / "n02" / "images")
+    elif what == "damaged":
+        (root / "train" / "n02" / "images" / "n02_0.JPEG").write_bytes(b"no image")
+    elif what == "size":
+        Image.new("RGB", (32, 64)).save(root / "val" / "images" / "val_1.JPEG")
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    ("folder", r"tiny-imagenet-200/train is missing; unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip into .*"
+               "data_dir=FOLDER or the environment variable DATA_DIR"),
+    ("annotations", "val_annotations.txt is missing; unpack http"),
+    ("wnid", "no class of train/ in the line 'val_0.JPEG.*n99"),
+    ("nothing", "tiny-imagenet-200 is empty; unpack http"),
+    ("empty", "n02 holds no images"),
+    ("damaged", "cannot read image .*n02_0.JPEG"),
+    ("size", "val_1.JPEG has 32x64 pixels, not 64x64"),
+])
+def test_a_tinyimagenet_that_is_absent_or_spoiled_is_named(what, message, tiny_tree):
+    spoil(tiny_tree, what)
+    with pytest.raises(UserError, match=message) as error:
+        tiny(tiny_tree)
+    assert "\n" not in str(error.value) and str(tiny_tree) in str(error.value)
+
+
+def test_tinyimagenet_knobs_must_fit_the_images(tiny_tree):
+    with pytest.raises(UserError, match="classes is 200, but the images have classes 3"):
+        tiny(tiny_tree, classes=200)
+    with pytest.raises(UserError, match="size is 32, but the images have size 64"):
+        tiny(tiny_tree, size=32)

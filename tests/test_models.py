@@ -59,6 +59,38 @@ def test_params_and_macs_are_the_published_ones(name, published_params, publishe
     assert macs(net) == published_macs
 
 
+@pytest.mark.parametrize(("make", "arch", "authors_params"), [
+    (models.narrow_alexnet, "alexnet", 63_674),
+    (lambda: models.narrow_resnet(18), "resnet18", 177_362), (lambda: models.narrow_resnet(34), "resnet34", 336_114),
+    (lambda: models.narrow_resnet(50), "resnet50", None),
+    (models.narrow_vgg, "vgg11", 611_434), (lambda: models.narrow_vgg(batch_norm=True), "vgg11_bn", 612_810),
+], ids=["alexnet", "resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn"])
+def test_narrow_nets_have_the_authors_counts_and_torchvisions_layers(make, arch, authors_params):
+    net = make()
+    with torch.device("meta"):
+        wide = models.torchvision(arch, classes=10)
+    assert authors_params in (None, params(net))
+    assert list(net.state_dict()) == list(wide.state_dict())
+    kinds = [[type(m) for m in n.modules() if not list(m.children())] for n in (net, wide)]
+    assert kinds[0] == kinds[1]
+    for size in (32, 64):
+        assert net(torch.randn(2, 3, size, size)).shape == (2, 10)
+
+
+def test_the_convs_of_the_narrow_alexnet():
+    convs = [m for m in models.narrow_alexnet().modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convs] == [8, 16, 32, 16, 16]
+    assert sum(m.weight.numel() for m in convs) == 12_888
+
+
+def test_widths_of_the_narrow_resnets():
+    for depth, expansion in ((18, 1), (50, 4)):
+        net = models.narrow_resnet(depth)
+        stages = [net.layer1, net.layer2, net.layer3, net.layer4]
+        assert [stage[0].conv1.out_channels for stage in stages] == [8, 16, 32, 64]
+        assert (net.conv1.out_channels, net.conv1.stride, net.fc.in_features) == (8, (2, 2), 64 * expansion)
+
+
 @pytest.mark.parametrize(("arch", "size", "published_params"), [
     ("resnet18", 224, 11_689_512), ("alexnet", 224, 61_100_840), ("mobilenet_v2", 224, 3_504_872),
     ("densenet121", 224, 7_978_856),
@@ -102,7 +134,8 @@ def test_every_option_builds_under_its_name_and_follows_the_dataset(path):
 @pytest.mark.parametrize("make", [
     lambda: models.resnet(8), lambda: models.vgg(16), lambda: models.vgg(16, hidden=32),
     lambda: models.resnet_cifar_stem(18), lambda: models.torchvision("googlenet", 10),
-], ids=["resnet", "vgg", "vgg-hidden", "stem", "googlenet"])
+    models.narrow_alexnet, models.narrow_vgg, lambda: models.narrow_resnet(18),
+], ids=["resnet", "vgg", "vgg-hidden", "stem", "googlenet", "narrow-alexnet", "narrow-vgg", "narrow-resnet"])
 def test_nets_are_traceable(make):
     net, x = make().eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -156,6 +189,10 @@ def test_a_dotted_path_is_never_imported(tmp_path, monkeypatch):
     ({"_target_": "reprune.models.vgg", "depth": 11}, "allowed are 16, 19"),
     ({"_target_": "reprune.models.vgg", "depth": 16, "hidden": -1}, "model.hidden=-1"),
     ({"_target_": "reprune.models.resnet_cifar_stem", "depth": 50}, "allowed are 18, 34"),
+    ({"_target_": "reprune.models.narrow_alexnet", "in_channels": 0}, "model.in_channels=0"),
+    ({"_target_": "reprune.models.narrow_resnet", "depth": 20}, "allowed are 18, 34, 50"),
+    ({"_target_": "reprune.models.narrow_vgg", "batch_norm": "yes"}, "model.batch_norm='yes' must be true or false"),
+    ({"_target_": "reprune.models.narrow_vgg", "classes": 1.5}, "model.classes=1.5"),
     ({"_target_": "reprune.models.torchvision", "arch": "resnet19"}, "'resnet19'; did you mean resnet18"),
     ({"_target_": "reprune.models.torchvision", "arch": "zzzz"}, "there are: alexnet, .*wide_resnet50_2"),
     ({"_target_": "reprune.models.torchvision", "arch": "maskrcnn_resnet50_fpn"}, "no classification model"),

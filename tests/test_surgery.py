@@ -71,6 +71,16 @@ def test_a_net_in_training_mode_stays_in_it_and_trains_on(name):
     assert all(p.grad is not None and p.grad.shape == p.shape for p in smaller.parameters())
 
 
+@pytest.mark.parametrize("name", ["narrow-alexnet", "narrow-vgg11_bn"])
+def test_dropout_still_drops_in_the_smaller_net_while_it_trains(name):
+    net, x = build(name)
+    quiet_trace(net.train(), x)
+    smaller = reprune.remove(net, random_plan(net, 0))
+    assert not torch.equal(smaller(x), smaller(x))
+    smaller.eval()
+    assert torch.equal(smaller(x), smaller(x))
+
+
 def test_only_forward_code_that_counts_channels_is_rewritten():
     """Class and module names stay, so that code written for the net works on the pruned one; option A pads with a
     literal number of channels, which no module holds."""

@@ -2,6 +2,6 @@
 
 from reprune.data.base import Data
 from reprune.data.folder import imagefolder
-from reprune.data.small import cifar10, cifar100, digits, fashion_mnist, svhn
+from reprune.data.small import cifar10, cifar100, digits, fashion_mnist, svhn, tinyimagenet
 
-__all__ = ["Data", "cifar10", "cifar100", "digits", "fashion_mnist", "imagefolder", "svhn"]
+__all__ = ["Data", "cifar10", "cifar100", "digits", "fashion_mnist", "imagefolder", "svhn", "tinyimagenet"]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reprune.data import tiny
 from reprune.data.download import fetch
 from reprune.data.normalize import constants, moments
 from reprune.data.split import split, stratified
@@ -64,6 +65,11 @@ def fashion_mnist(data_dir: str, size: int, **knobs) -> TensorData:
         raise UserError(f"dataset fashion_mnist: size is {size}; its 28x28 images fit an even size from 28 up")
     sets = fetch(FashionMNIST, data_dir, "FashionMNIST/raw")
     return _data(*((F.pad(s.data, (border,) * 4)[..., None], s.targets.long()) for s in sets), size=size, **knobs)
+
+
+def tinyimagenet(data_dir: str, **knobs) -> TensorData:
+    """TinyImageNet-200, 64x64 pixels, in data_dir/tiny-imagenet-200; val/ is the test set. Not downloaded."""
+    return _data(*tiny.read(data_dir), **knobs)
 
 
 def _arrays(pixels: np.ndarray, labels) -> tuple[Tensor, Tensor]:

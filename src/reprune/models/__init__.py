@@ -5,6 +5,9 @@
 | `resnet`            | CIFAR ResNet-8/20/32/44/56/110, option-A shortcuts           | resnet8 ... resnet110          |
 | `vgg`               | CIFAR VGG-16/19 with batch norm                              | vgg16, vgg19                   |
 | `resnet_cifar_stem` | ImageNet ResNet-18/34 with a 3x3 stem, for small images      | resnet18, resnet34             |
+| `narrow_alexnet`    | AlexNet with 8 to 32 filters, for small images               | narrow_alexnet                 |
+| `narrow_resnet`     | ImageNet ResNet-18/34/50 with 8 to 64 filters                | narrow_resnet{18,34}           |
+| `narrow_vgg`        | VGG-11 with 16 to 128 filters, with or without batch norm    | narrow_vgg11                   |
 | `torchvision`       | any torchvision classification net                           | torchvision                    |
 """
 
@@ -18,15 +21,18 @@ from torch import nn
 from reprune.errors import UserError
 from reprune.models.cifar_resnet import resnet
 from reprune.models.cifar_vgg import vgg
+from reprune.models.narrow import narrow_alexnet, narrow_resnet, narrow_vgg
 from reprune.models.torchvision_zoo import resnet_cifar_stem, torchvision
 from reprune.models.weights import load_weights
 from reprune.notes import note
 
-__all__ = ["build", "load_weights", "resnet", "resnet_cifar_stem", "torchvision", "vgg"]
+__all__ = ["build", "load_weights", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "resnet", "resnet_cifar_stem",
+           "torchvision", "vgg"]
 
 # The only names `build` calls. A checkpoint carries its model config, so a dotted path may come from a stranger's file:
 # it is looked up here and never imported.
-BUILDERS = {f"{__name__}.{f.__name__}": f for f in (resnet, vgg, resnet_cifar_stem, torchvision)}
+BUILDERS = {f"{__name__}.{f.__name__}": f for f in (
+    resnet, vgg, resnet_cifar_stem, narrow_alexnet, narrow_resnet, narrow_vgg, torchvision)}
 
 
 def build(config: Mapping) -> nn.Module:
