@@ -75,7 +75,7 @@ class Uniform(_Allocation):
         _choice("allocation.rounding", self.rounding, ("removed", "kept"))
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
-        return {g.name: _keep_best(scores[g.name], self.count(g, self.rate, probe))
+        return {g.name: keep_best(scores[g.name], self.count(g, self.rate, probe))
                 for g in self.candidates(probe, scores)}
 
     def count(self, group: FilterGroup, rate: float, probe: Probe) -> int:
@@ -112,7 +112,7 @@ class PerLayer(Uniform):
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
         numbers = conv_numbers(probe.net)
-        return {g.name: _keep_best(scores[g.name], self.count(g, self.rate_of(g, numbers), probe))
+        return {g.name: keep_best(scores[g.name], self.count(g, self.rate_of(g, numbers), probe))
                 for g in self.candidates(probe, scores)}
 
 
@@ -175,12 +175,18 @@ class Budget(Global):
         return getattr(probe.original.cost, self.unit) * (1 - (1 - self.kept) * probe.share)
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
-        groups = self.candidates(probe, scores)
-        queue = self.queue(groups, scores, probe)
-        if self.spread == "uniform":
-            queue = queue.by_rate([probe.original.sizes.get(g.name, g.size) for g in groups])
+        queue = self.queue(self.candidates(probe, scores), scores, probe)
+        return queue.plan(self.enough(queue, probe))
+
+    def queue(self, groups: list[FilterGroup], scores: Scores, probe: Probe) -> Queue:
+        queue = super().queue(groups, scores, probe)
+        return queue if self.spread == "global" else \
+            queue.by_rate([probe.original.sizes.get(g.name, g.size) for g in groups])
+
+    def enough(self, queue: Queue, probe: Probe) -> int:
+        """How many filters of the queue must go. Raises UserError where even all of them are too few."""
         columns = [g.name for g in probe.groups]
-        where = torch.tensor([columns.index(g.name) for g in groups])
+        where = torch.tensor([columns.index(g.name) for g in queue.groups])
 
         def spent(n: int) -> int:
             removed = torch.zeros(len(columns)).index_add_(0, where, queue.counts(n).float())
@@ -195,7 +201,7 @@ class Budget(Global):
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if spent(middle) <= budget else (middle + 1, high)
-        return queue.plan(low)
+        return low
 
 
 @dataclass
@@ -259,10 +265,10 @@ def _matches(key: int | str, name: str, numbers: dict[str, int]) -> bool:
     return name == key or name.startswith(f"{key}.") or fnmatch(name, key)
 
 
-def _keep_best(scores: Tensor, remove: int) -> Tensor:
+def keep_best(scores: Tensor, remove: int) -> Tensor:
     """Keep mask without the `remove` lowest scores; among equals the first go first. [size] -> bool [size]
 
-    >>> _keep_best(torch.tensor([3., 1., 2.]), 1)
+    >>> keep_best(torch.tensor([3., 1., 2.]), 1)
     tensor([ True, False,  True])
     """
     keep = torch.ones(len(scores), dtype=torch.bool)

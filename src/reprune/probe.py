@@ -4,6 +4,8 @@ The test set is not reachable from here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,6 +30,7 @@ class Probe:
     batch_size: int = 250
     share: float = 1.0                  # of the whole reduction that this round must reach
     original: Original | None = None    # the net before the first round
+    memo: dict = field(default_factory=dict)    # what was found out about this net, for whoever asks again
 
     def __post_init__(self) -> None:
         trace(self.net, self.example)
@@ -67,21 +70,31 @@ class Original:
 
     cost: Cost
     sizes: dict[str, int] = field(default_factory=dict)       # filters per group
+    memo: dict = field(default_factory=dict)                  # what was found out about it, for later rounds
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """In eval mode; afterwards every module has the mode it had."""
+    modes = {m: m.training for m in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @torch.no_grad()
 def evaluate(net: nn.Module, loader: Any) -> tuple[float, float]:
     """-> mean cross-entropy, top-1 in percent; in eval mode, the mode is put back."""
-    modes = {m: m.training for m in net.modules()}
-    net.eval()
     loss, hits, seen = 0.0, 0, 0
-    for x, y in loader:
-        logits = net(x)                                           # [B, classes]
-        loss += F.cross_entropy(logits, y, reduction="sum").item()
-        hits += (logits.argmax(1) == y).sum().item()
-        seen += len(y)
-    for module, training in modes.items():
-        module.training = training
+    with eval_mode(net):
+        for x, y in loader:
+            logits = net(x)                                       # [B, classes]
+            loss += F.cross_entropy(logits, y, reduction="sum").item()
+            hits += (logits.argmax(1) == y).sum().item()
+            seen += len(y)
     return loss / seen, 100 * hits / seen
 
 

@@ -18,14 +18,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from rich.progress import track
+from torch import Tensor
 
-from reprune.allocation import Budget, Queue, removed
+from reprune.allocation import Budget, removed
 from reprune.errors import UserError
 from reprune.groups import FilterGroup, Plan
-from reprune.probe import Probe
+from reprune.probe import Probe, eval_mode
 from reprune.sockets import Criterion, Scores
 from reprune.suffix import Suffix
-from reprune.surgery import silence
+from reprune.surgery import remove
 
 
 class LossIncrease(Criterion):
@@ -46,22 +47,20 @@ class LossIncrease(Criterion):
     def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
         groups, total = list(groups), {}
         n = min(self.n_samples, len(probe.data.parts.train))
-        modes = {m: m.training for m in probe.net.modules()}
-        probe.net.eval()
         batches = list(probe.data.plain(self.batch_size, probe.seed, n, probe.example.device))
-        for x, y in track(batches, "loss increase", transient=True):
-            suffix = Suffix(probe.net, x, y, self.images)
-            for group in groups:
-                share = (suffix.losses_without(group) - suffix.loss()) * len(y) / n
-                total[group.name] = total.get(group.name, 0) + share.double().cpu()
-        for module, training in modes.items():
-            module.training = training
+        with eval_mode(probe.net):
+            for x, y in track(batches, "loss increase", transient=True):
+                suffix = Suffix(probe.net, x, y, self.images)
+                for group in groups:
+                    each = torch.eye(group.size, dtype=torch.bool)
+                    share = (suffix.losses_without(group, each) - suffix.loss()) * len(y) / n
+                    total[group.name] = total.get(group.name, 0) + share.double().cpu()
         return total
 
 
 @dataclass(kw_only=True)
 class Greedy(Budget):
-    """Removes a block of the lowest scores, silences it, scores again, until the budget is met.
+    """Removes a block of the lowest scores, scores what is left again, until the budget is met.
 
     step_fraction        of the remaining candidates that go at once; 0 = one by one
     resample             draw new images for every scoring (default: the same throughout)
@@ -80,29 +79,27 @@ class Greedy(Budget):
             raise UserError(f"allocation.step_fraction must be at least 0 and below 1, got {self.step_fraction}")
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
-        super().__call__(scores, probe)                           # UserError where the budget is out of reach
-        groups = self.candidates(probe, scores)
-        plan = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups}
+        names = [g.name for g in self.candidates(probe, scores)]
+        whole = {g.name: torch.ones(g.size, dtype=torch.bool) for g in probe.groups if g.name in names}
         start = None if self.max_loss_increase is None else probe.loss({})
-        while self.spent(plan, probe) > self.budget(probe):
-            plan = self.block(plan, groups, scores, probe)
-            silent = replace(probe, net=silence(probe.net, plan),
-                             seed=probe.seed + self.resample * removed(plan))
-            if start is not None and silent.loss({}) - start > self.max_loss_increase:
-                break
-            scores = self.criterion(groups, silent)
-        return plan
+        plan, now = whole, probe
+        while True:
+            queue = self.queue(self.candidates(now, scores), scores, now)
+            enough, block = self.enough(queue, now), max(1, int(len(queue.group) * self.step_fraction))
+            step = queue.plan(min(enough, block))
+            plan = {name: lift(keep, step[name]) if name in step else keep for name, keep in plan.items()}
+            if enough <= block:
+                return plan
+            now = replace(now, net=remove(now.net, step), seed=probe.seed + self.resample * removed(plan))
+            if start is not None and now.loss({}) - start > self.max_loss_increase:
+                return plan
+            scores = self.criterion([g for g in now.groups if g.name in names], now)
 
-    def block(self, plan: Plan, groups: list[FilterGroup], scores: Scores, probe: Probe) -> Plan:
-        """The plan with the next lowest scores removed as well; ends inside a block where the budget is met."""
-        room = [self.room(g, probe) - int((~plan[g.name]).sum()) for g in groups]
-        left = {g.name: torch.where(plan[g.name], scores[g.name].double(), torch.inf) for g in groups}
-        queue = Queue.build(groups, left, room)
-        for n in range(1, max(1, int(sum(room) * self.step_fraction)) + 1):
-            longer = {name: keep & queue.plan(n)[name] for name, keep in plan.items()}
-            if self.spent(longer, probe) <= self.budget(probe):
-                break
-        return longer
 
-    def spent(self, plan: Plan, probe: Probe) -> float:
-        return getattr(probe.cost(plan), self.unit)
+def lift(keep: Tensor, of_kept: Tensor) -> Tensor:
+    """The mask over all filters that a mask over the kept ones means. bool [size], bool [keep.sum()] -> bool [size]
+
+    >>> lift(torch.tensor([True, False, True]), torch.tensor([False, True]))
+    tensor([False, False,  True])
+    """
+    return keep.masked_scatter(keep, of_kept)
