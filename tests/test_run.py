@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 import reprune
 from reprune.data import Data
 from reprune.pipeline import run
-from reprune.probe import evaluate
+from reprune.probe import Probe, evaluate
 from reprune.store import key_of
 
 METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std"]
@@ -139,9 +139,10 @@ def test_a_repair_sees_the_pruned_net(configure):
     cfg = configure("method=random")
     method = instantiate(cfg.method)
     method.repair = lambda net, probe: net.requires_grad_(False)
-    data, example = instantiate(cfg.dataset), torch.zeros(1, 1, 32, 32)
+    data = instantiate(cfg.dataset)
     net = reprune.models.build({"_target_": "reprune.models.resnet", "depth": 8, "in_channels": 1})
-    smaller, _ = reprune.pipeline.prune(net, example, data, cfg, method, next(iter(method.rounds([]))), None)
+    turn, probe = next(iter(method.rounds(dict))), Probe(net, torch.zeros(1, 1, 32, 32), data)
+    smaller = reprune.pipeline.prune(method, turn, probe)
     assert not any(p.requires_grad for p in smaller.parameters())
 
 

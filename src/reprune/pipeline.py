@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from reprune import models
-from reprune.allocation import removed
+from reprune.allocation import keep_best, removed
 from reprune.data import Data
 from reprune.errors import UserError
+from reprune.groups import Plan
 from reprune.lightning import PruningCallback, TestCurve, derive, device, fit, seeded
 from reprune.loggers import open_logger
 from reprune.probe import Original, Probe
-from reprune.record import SCHEMA, Stopwatch, environment, measure, show, widths
+from reprune.record import SCHEMA, Stopwatch, environment, group_norms, measure, show, widths
 from reprune.rounds import Round
 from reprune.sockets import Method
 from reprune.store import Store
@@ -50,27 +52,31 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
     with watch("baseline"):
         baseline, facts = find_baseline(cfg, store, data, example, logger)
     net, epochs = copy.deepcopy(baseline), {"baseline": facts["epochs"], "sparse": 0, "recover": 0}
+    norms = {}
+
+    def look(net: nn.Module, share: float = 1.0, original: Original | None = None) -> Probe:
+        return Probe(net, example, data, derive(cfg.seed, "probe"), cfg.recipe.eval_batch_size, share, original)
 
     if method.trains_sparse:
-        def look(net: nn.Module) -> Probe:
-            return Probe(net, example, data, derive(cfg.seed, "probe"), cfg.recipe.eval_batch_size)
-
         silencing = [PruningCallback(method, look, method.silence_every)] if method.silence_every else []
         with watch("sparse"):
             epochs["sparse"] = fit(net, data, cfg, "sparse", "sparse", penalties=method.penalties, callbacks=silencing,
                                    teacher=teacher(baseline, method.penalties), logger=logger.stage("sparse"))
+        norms = group_norms(look(net))
 
-    before, curve, original = net, TestCurve(data, cfg), None
-    turns = method.rounds(method.allocation.candidates(Probe(net, example))) if method.prunes else []
+    before, curve = net, TestCurve(data, cfg)
+    first = look(net) if method.prunes else None
+    turns = method.rounds(lambda: allocate(method, first)) if method.prunes else []
     for number, turn in enumerate(turns):
         with watch("prune"):
-            net, original = prune(net, example, data, cfg, method, turn, original)
-        before, stage = copy.deepcopy(net), "recover" if turn.epochs is None else f"recover-{number}"
+            net = prune(method, turn, look(net, turn.share, first.original))
+        before, stage = copy.deepcopy(net), "recover" if turn.last else f"recover-{number}"
+        part = "recover" if turn.last or "between" not in cfg.recipe else "between"
         with watch("recover"):
             epochs["recover"] += fit(
-                net, data, cfg, stage, "recover", epochs=turn.epochs, penalties=method.recover_penalties,
+                net, data, cfg, stage, part, epochs=turn.epochs, penalties=method.recover_penalties,
                 teacher=teacher(baseline, method.recover_penalties), logger=logger.stage(stage),
-                callbacks=[curve] if cfg.recipe.test_every_epoch and turn.epochs is None else [])
+                callbacks=[curve] if cfg.recipe.test_every_epoch and turn.last else [])
 
     with watch("measure"):
         rows = measure(baseline, before, net, data, example, cfg.measure.batch_size, cfg.recipe.eval_batch_size)
@@ -81,6 +87,7 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
         "experiment": cfg.experiment, "claim": store.config["claim"],
         "method": method.name, "model": cfg.model.name, "dataset": cfg.dataset.name, "recipe": cfg.recipe.name,
         "seed": cfg.seed, "config": store.config, **rows, "widths": widths(baseline, net), "epochs": epochs,
+        **({"group_norms": norms} if norms else {}),
         "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": watch.seconds,
         "env": environment(device(cfg)), "started": watch.started}
     store.finish(record, net, publish=cfg.experiment is not None)
@@ -105,19 +112,25 @@ def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, lo
     return net.to(example.device, memory_format=torch.channels_last), facts
 
 
-def prune(net: nn.Module, example: Tensor, data: Data, cfg: DictConfig, method: Method, turn: Round,
-          original: Original | None) -> tuple[nn.Module, Original]:
-    """Scores -> plan -> a really smaller net. Raises UserError if no filter would go."""
-    probe = Probe(net, example, data, derive(cfg.seed, "probe"), cfg.recipe.eval_batch_size, turn.share, original)
-    groups = [g for g in method.allocation.candidates(probe) if turn.groups is None or g.name in turn.groups]
-    plan = method.allocation(method.criterion(groups, probe), probe)
+def allocate(method: Method, probe: Probe, counts: Mapping[str, int] | None = None) -> Plan:
+    """Scores -> plan: what the allocation says, or the `counts` lowest scores of some groups."""
+    groups = [g for g in method.allocation.candidates(probe) if counts is None or g.name in counts]
+    scores = method.criterion(groups, probe)
+    if counts is None:
+        return method.allocation(scores, probe)
+    return {g.name: keep_best(scores[g.name], counts[g.name]) for g in groups}
+
+
+def prune(method: Method, turn: Round, probe: Probe) -> nn.Module:
+    """-> a really smaller net. Raises UserError if no filter would go."""
+    plan = allocate(method, probe, turn.counts)
+    if method.search is not None:
+        plan = method.search(plan, probe)
     if not removed(plan):
-        raise UserError(f"method {method.name!r} would remove no filter of {cfg.model.name}: raise the rate or lower "
+        raise UserError(f"method {method.name!r} would remove no filter of this net: raise the rate or lower "
                         "the budget of method.allocation (method=baseline measures the unpruned net)")
-    smaller = remove(net, plan)
-    if method.repair is not None:
-        smaller = method.repair(smaller, probe)
-    return smaller, probe.original
+    smaller = remove(probe.net, plan)
+    return smaller if method.repair is None else method.repair(smaller, probe)
 
 
 def teacher(baseline: nn.Module, penalties: dict) -> nn.Module | None:

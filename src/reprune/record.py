@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reprune.cost import cost, latency, peak_memory
 from reprune.groups import PRODUCERS
-from reprune.probe import evaluate
+from reprune.probe import Probe, evaluate
 
 SCHEMA = 1
 
@@ -65,6 +65,14 @@ def widths(baseline: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
     """Filters of every conv and linear layer: name -> [before, after]."""
     return {name: [m.weight.shape[0], pruned.get_submodule(name).weight.shape[0]]
             for name, m in baseline.named_modules() if isinstance(m, PRODUCERS)}
+
+
+def group_norms(probe: Probe) -> dict[str, list[float]]:
+    """L2 norm of all the weights that read a filter's channel, for every filter of every group: what sparse training
+    has left of them. Groups that no dense layer reads are left out."""
+    read = {group.name: group.kernels(probe.net) for group in probe.groups}
+    return {name: [float(f"{norm:.4g}") for norm in torch.cat(kernels, 1).norm(dim=1).tolist()]
+            for name, kernels in read.items() if kernels}
 
 
 def environment(device: str) -> dict:

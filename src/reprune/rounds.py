@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from reprune.errors import UserError
-from reprune.groups import FilterGroup
+from reprune.groups import Plan
 
 
 @dataclass(frozen=True)
 class Round:
     """One prune-and-recover turn."""
 
-    share: float = 1.0                  # of the whole reduction that is reached when this round ends
-    groups: tuple[str, ...] | None = None       # prune only these; None = all
-    epochs: int | None = None           # of recovery after it; None = the recipe's
+    share: float = 1.0                          # of the whole reduction that is reached when this round ends
+    counts: Mapping[str, int] | None = None     # filters to remove, per group; None = the allocation says
+    epochs: int | None = None                   # of recovery after it; None = the recipe's
+
+    @property
+    def last(self) -> bool:
+        return self.epochs is None
 
 
 @dataclass
 class OneShot:
     """Everything at once, then recover."""
 
-    def __call__(self, groups: list[FilterGroup]) -> Iterator[Round]:
+    def __call__(self, plan: Callable[[], Plan]) -> Iterator[Round]:
         yield Round()
 
 
@@ -30,7 +34,7 @@ class OneShot:
 class Steps:
     """n rounds, each taking an equal share; `epochs` of recovery between them, the recipe's after the last.
 
-    >>> [round.share for round in Steps(n=4)([])]
+    >>> [round.share for round in Steps(n=4)(dict)]
     [0.25, 0.5, 0.75, 1.0]
     """
 
@@ -41,17 +45,31 @@ class Steps:
         if self.n < 1 or self.epochs < 0:
             raise UserError(f"rounds: n must be at least 1 and epochs at least 0, got n={self.n}, epochs={self.epochs}")
 
-    def __call__(self, groups: list[FilterGroup]) -> Iterator[Round]:
+    def __call__(self, plan: Callable[[], Plan]) -> Iterator[Round]:
         for k in range(1, self.n + 1):
             yield Round(share=k / self.n, epochs=self.epochs if k < self.n else None)
 
 
 @dataclass
 class LayerByLayer:
-    """One candidate group after the other, from the input to the output; `epochs` of recovery between them."""
+    """The allocation decides once, on the whole net, how many filters each layer loses; then one layer after the other
+    (or `layers` at a time, in the order of the plan) is scored on the net as it is by then, pruned and recovered.
+
+    >>> import torch; keep = torch.tensor([True, False])
+    >>> [(dict(round.counts), round.epochs) for round in LayerByLayer()(lambda: {"a": keep, "b": keep[:1], "c": keep})]
+    [({'a': 1}, 1), ({'c': 1}, None)]
+    """
 
     epochs: int = 1
+    layers: int = 1
 
-    def __call__(self, groups: list[FilterGroup]) -> Iterator[Round]:
-        for k, group in enumerate(groups):
-            yield Round(groups=(group.name,), epochs=self.epochs if k + 1 < len(groups) else None)
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.epochs < 0:
+            raise UserError("rounds: layers must be at least 1 and epochs at least 0, got "
+                            f"layers={self.layers}, epochs={self.epochs}")
+
+    def __call__(self, plan: Callable[[], Plan]) -> Iterator[Round]:
+        counts = [(name, int((~keep).sum())) for name, keep in plan().items() if not keep.all()]
+        for k in range(0, max(1, len(counts)), self.layers):      # at least one round, which says that nothing would go
+            last = k + self.layers >= len(counts)
+            yield Round(counts=dict(counts[k: k + self.layers]), epochs=None if last else self.epochs)

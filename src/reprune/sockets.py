@@ -3,7 +3,7 @@ YAML is the summary of the method, and an ablation (that criterion with this all
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,13 +52,19 @@ class Criterion:
 
 
 class Allocation(Protocol):
-    """Which filters stay, given their scores; a search method is an allocation."""
+    """How many filters of each group stay, given their scores: a rate, a threshold, a budget, a search over widths."""
 
     def candidates(self, probe: Probe) -> list[FilterGroup]:
         """The groups it may prune, in order of execution: what rounds go through."""
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
         """Prunes only groups that have scores."""
+
+
+class Search(Protocol):
+    """Which filters stay: a better choice of as many filters per group as the allocation's plan has."""
+
+    def __call__(self, plan: Plan, probe: Probe) -> Plan: ...
 
 
 class Transform(Protocol):
@@ -70,7 +76,8 @@ class Transform(Protocol):
 class Rounds(Protocol):
     """One shot, n steps with a rising rate, layer by layer."""
 
-    def __call__(self, groups: list[FilterGroup]) -> Iterable[Round]: ...
+    def __call__(self, plan: Callable[[], Plan]) -> Iterable[Round]:
+        """plan(): what would go if everything went at once."""
 
 
 @dataclass
@@ -81,6 +88,7 @@ class Method:
     criterion: Criterion | None = None
     allocation: Allocation | None = None
     rounds: Rounds | None = None
+    search: Search | None = None                                              # null: the filters with the lowest scores
     penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
     repair: Transform | None = None                                           # right after surgery

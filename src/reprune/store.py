@@ -65,7 +65,8 @@ def without(config: dict, names: tuple[str, ...]) -> dict:
 
 def baseline_key(config: dict) -> str:
     """The part of the key that the unpruned net depends on: shared by every method of a sweep."""
-    recipe = {k: v for k, v in config["recipe"].items() if k not in ("sparse", "recover", "test_every_epoch")}
+    later = ("sparse", "between", "recover", "test_every_epoch")
+    recipe = {k: v for k, v in config["recipe"].items() if k not in later}
     return key_of({"model": config["model"], "dataset": config["dataset"], "recipe": recipe, "seed": config["seed"],
                    "precision": config["trainer"]["precision"], "baseline": True})
 
