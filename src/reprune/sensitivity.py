@@ -1,0 +1,114 @@
+"""How many filters each group can lose: held-out accuracy with a share of one group silenced, group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from reprune.allocation import Budget, Global, keep_best
+from reprune.errors import UserError
+from reprune.groups import FilterGroup, Plan
+from reprune.probe import Probe, eval_mode
+from reprune.sockets import Scores
+from reprune.suffix import Suffix
+
+
+@dataclass(kw_only=True)
+class Sensitivity(Budget):
+    """The highest rate at which a group, alone, costs at most `tau` points; its lowest scores go.
+
+    tau            tolerated drop of top-1 on held-out images, in points
+    macs, params   fraction of the net to keep: tau is then the smallest one that meets the budget, and the groups that
+                   this tau adds are cut only as far as the budget needs
+    rates          tried in every group, ascending
+    n_samples      held-out images to measure on (null = all)
+    order          of the plan, and so of layer-by-layer rounds: "forward", or "ascending" = least sensitive group first
+    images         at most so many run at once: bounds the memory
+    """
+
+    tau: float = 1.0
+    rates: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    n_samples: int | None = None
+    order: str = "forward"
+    images: int = 125
+
+    def __post_init__(self) -> None:
+        self.rates = sorted(self.rates)
+        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
+            raise UserError(f"allocation.rates must be between 0 and 1 (fractions removed), got {self.rates}")
+        if self.order not in ("forward", "ascending"):
+            raise UserError(f"allocation.order: {self.order!r} is not known, choose forward or ascending")
+        if self.tau < 0 or self.images < 1 or (self.n_samples is not None and self.n_samples < 1):
+            raise UserError("allocation: tau must be at least 0, images and n_samples at least 1, got "
+                            f"{self.tau}, {self.images}, {self.n_samples}")
+        post_init = (Global if self.macs is None and self.params is None else Budget).__post_init__
+        post_init(self)                                           # a budget is optional here
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        groups = self.candidates(probe, scores)
+        tried = torch.tensor([[self.count(g, rate, probe) for rate in self.rates] for g in groups])   # [groups, rates]
+        drops = self.drops(groups, tried, scores, probe)                                              # the same shape
+        counts = tolerated(tried, drops, self.tau) if self.macs is None and self.params is None else \
+            self.within_budget(groups, tried, drops, probe)
+        order = drops.mean(1).argsort(stable=True).tolist() if self.order == "ascending" else range(len(groups))
+        return {groups[i].name: keep_best(scores[groups[i].name], int(counts[i])) for i in order}
+
+    def count(self, group: FilterGroup, rate: float, probe: Probe) -> int:
+        return min(int(group.size * rate + 1e-9), self.room(group, probe))
+
+    @torch.no_grad()
+    def drops(self, groups: list[FilterGroup], tried: Tensor, scores: Scores, probe: Probe) -> Tensor:
+        """Points of top-1 lost with the `tried[g, r]` lowest scores of group g silenced. -> [groups, rates]"""
+        loader = probe.data.val(self.images, str(probe.example.device.type))
+        wanted = self.n_samples or len(probe.data.parts.val)
+        gone = [torch.stack([~keep_best(scores[g.name], int(n)) for n in row])
+                for g, row in zip(groups, tried, strict=True)]                                # each [rates, size]
+        whole, hits, seen = 0, torch.zeros(tried.shape), 0
+        with eval_mode(probe.net):
+            for x, y in takewhile(lambda _: seen < wanted, track(loader, "sensitivity", transient=True)):
+                suffix = Suffix(probe.net, x, y, self.images)
+                whole += int((suffix.logits.argmax(1) == y).sum())
+                hits += torch.stack([(suffix.logits_without(g, mask).argmax(2) == y).sum(1).cpu()
+                                     for g, mask in zip(groups, gone, strict=True)])
+                seen += len(y)
+        return 100 * (whole - hits) / seen
+
+    def within_budget(self, groups: list[FilterGroup], tried: Tensor, drops: Tensor, probe: Probe) -> Tensor:
+        """-> filters to remove from each group [groups]. Raises UserError where the highest rates are not enough."""
+        budget, columns = self.budget(probe), [g.name for g in probe.groups]
+        where = torch.tensor([columns.index(g.name) for g in groups])
+
+        def spent(counts: Tensor) -> int:
+            removed = torch.zeros(len(columns)).index_add_(0, where, counts.float())
+            return getattr(probe.costs.after(removed), self.unit)
+
+        def first(low: int, high: int, enough) -> int:            # the smallest number that is enough
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if enough(middle) else (middle + 1, high)
+            return low
+
+        taus = drops.unique()
+        if spent(tolerated(tried, drops, taus[-1])) > budget:
+            remain = spent(tolerated(tried, drops, taus[-1])) / getattr(probe.original.cost, self.unit)
+            raise UserError(f"a budget of {self.kept:.4g} of the {self.unit} cannot be met: at the highest of "
+                            f"allocation.rates, {self.rates[-1]}, {remain:.4g} remain; add higher rates or more groups")
+        at = first(0, len(taus) - 1, lambda i: spent(tolerated(tried, drops, taus[i])) <= budget)
+        less = tolerated(tried, drops, taus[at - 1]) if at else torch.zeros(len(groups), dtype=torch.long)
+        more = tolerated(tried, drops, taus[at]) - less
+        steps = first(0, int(more.max()), lambda n: spent(less + more.clamp_max(n)) <= budget)
+        return less + more.clamp_max(steps)
+
+
+def tolerated(tried: Tensor, drops: Tensor, tau: float) -> Tensor:
+    """The largest count of each row whose drop is at most tau; 0 where none is. [groups, rates] twice -> [groups]
+
+    >>> tolerated(torch.tensor([[1, 2, 3], [1, 2, 3]]), torch.tensor([[0.2, 0.9, 5.0], [2.0, 3.0, 4.0]]), 1.0)
+    tensor([2, 0])
+    """
+    return torch.where(drops <= tau, tried, 0).amax(1)
