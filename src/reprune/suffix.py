@@ -8,7 +8,7 @@ memory per layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,16 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from reprune.groups import FilterGroup
+
+
+@dataclass
+class _Candidates:
+    """Sets of filters that run together. gone: bool [n, size]; values: what the nodes have become, [n B, ...]."""
+
+    gone: Tensor
+    readers: dict[str, Tensor]          # layer -> the input channels of each filter [size, k]
+    dirty: set[fx.Node]
+    values: dict[fx.Node, Any] = field(default_factory=dict)
 
 
 class Suffix(fx.Interpreter):
@@ -47,7 +57,7 @@ class Suffix(fx.Interpreter):
         readers = {s.module: s.index for s in group.readers()}
         dirty = self._downstream(readers)
         some = max(1, self.images // len(self.y))
-        return torch.cat([self._logits(readers, dirty, g) for g in gone.split(some)])
+        return torch.cat([self._logits(_Candidates(g, readers, dirty)) for g in gone.split(some)])
 
     def _downstream(self, readers: dict[str, Tensor]) -> set[fx.Node]:
         """The nodes whose values change: the layers that read the group, and all that follows from them."""
@@ -58,44 +68,43 @@ class Suffix(fx.Interpreter):
                 dirty.add(node)
         return dirty
 
-    def _logits(self, readers: dict[str, Tensor], dirty: set[fx.Node], gone: Tensor) -> Tensor:
-        n, values = len(gone), {}
-
-        def value(node: fx.Node) -> Any:
-            if node not in values:
-                old = self.kept[node]
-                if node in dirty or not isinstance(old, Tensor) and node.all_input_nodes:     # sizes follow the batch
-                    values[node] = self._call(node, value, readers, dirty, gone)
-                else:
-                    values[node] = _repeat(old, n, len(self.y))
-            return values[node]
-
+    def _logits(self, of: _Candidates) -> Tensor:
         for node in self.graph.nodes:                             # in order: no deep recursion
-            if node in dirty and node.op != "output":
-                value(node)
-        return fx.node.map_arg(next(iter(reversed(self.graph.nodes))).args[0], value).unflatten(0, (n, -1))
+            if node in of.dirty and node.op != "output":
+                self._value(node, of)
+        output = next(iter(reversed(self.graph.nodes)))
+        return fx.node.map_arg(output.args[0], lambda n: self._value(n, of)).unflatten(0, (len(of.gone), -1))
 
-    def _call(self, node: fx.Node, value: Callable, readers: dict[str, Tensor], dirty: set[fx.Node],
-              gone: Tensor) -> Any:
-        if node.op == "call_module" and node.target in readers:
-            module, index = self.fetch_attr(node.target), readers[node.target]               # [size, k] input channels
-            if self._subtracts(node, module, gone, index, dirty):
-                return self._without(node, module, index[gone.int().argmax(1), 0])
-            x = value(node.args[0])
+    def _value(self, node: fx.Node, of: _Candidates) -> Any:
+        if node not in of.values:
+            old = self.kept[node]
+            if node in of.dirty or not isinstance(old, Tensor) and node.all_input_nodes:      # sizes follow the batch
+                of.values[node] = self._call(node, of)
+            else:
+                of.values[node] = _repeat(old, len(of.gone), len(self.y))
+        return of.values[node]
+
+    def _call(self, node: fx.Node, of: _Candidates) -> Any:
+        if node.op == "call_module" and node.target in of.readers:
+            module, index = self.fetch_attr(node.target), of.readers[node.target]            # [size, k] input channels
+            if self._subtracts(node, module, index, of):
+                return self._without(node, module, index[of.gone.int().argmax(1), 0])
+            x = self._value(node.args[0], of)
             dim = x.dim() - 1 if isinstance(module, nn.Linear) else 1
-            mask = torch.ones(len(gone), x.shape[dim])                                        # [n, channels]
-            mask[:, index.flatten()] = (~gone).repeat_interleave(index.shape[1], 1).float()
-            shape = [len(gone) * len(self.y)] + [1] * (x.dim() - 1)
+            mask = torch.ones(len(of.gone), x.shape[dim])                                     # [n, channels]
+            mask[:, index.flatten()] = (~of.gone).repeat_interleave(index.shape[1], 1).float()
+            shape = [len(of.gone) * len(self.y)] + [1] * (x.dim() - 1)
             shape[dim] = -1
             return module(x * mask.repeat_interleave(len(self.y), 0).to(x).view(shape))
-        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+        args = fx.node.map_arg(node.args, lambda n: self._value(n, of))
+        kwargs = fx.node.map_arg(node.kwargs, lambda n: self._value(n, of))
         return getattr(self, node.op)(node.target, args, kwargs)
 
     @staticmethod
-    def _subtracts(node: fx.Node, module: nn.Module, gone: Tensor, index: Tensor, dirty: set[fx.Node]) -> bool:
+    def _subtracts(node: fx.Node, module: nn.Module, index: Tensor, of: _Candidates) -> bool:
         """A conv is linear in its input: where that has not changed yet, one channel's share can be taken off."""
         return (type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
-                and index.shape[1] == 1 and bool((gone.sum(1) == 1).all()) and node.args[0] not in dirty)
+                and index.shape[1] == 1 and bool((of.gone.sum(1) == 1).all()) and node.args[0] not in of.dirty)
 
     def _without(self, node: fx.Node, conv: nn.Conv2d, channels: Tensor) -> Tensor:
         """conv(x) - conv(x, channel c alone), for each c: one grouped conv for all. channels [n] -> [n B, O, H, W]"""
