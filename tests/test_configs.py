@@ -1,10 +1,14 @@
 """Every config composes, and its objects can be made."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -92,3 +96,21 @@ def test_a_glob_over_rows_becomes_the_list_that_hydra_sweeps():
     rows = run_path(str(ROOT / "run.py"))["rows"]
     assert rows("glob(li2017/resnet56-*)") == "li2017/resnet56-A,li2017/resnet56-B"
     assert rows("li2017/vgg16-A,li2017/resnet56-A") == "li2017/vgg16-A,li2017/resnet56-A"
+
+
+def readme_commands() -> list[str]:
+    """The runs the README shows, a line each."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    found = [line for line in text.splitlines() if line.startswith("python run.py")]
+    return [" ".join(shlex.quote(word) for word in shlex.split(line, comments=True)[2:])
+            for line in (re.sub(r",\s+(?=\w+,|\w+$)", ",", line) for line in found)]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_run_the_readme_shows_composes(command, configure):
+    words = [word for word in shlex.split(command) if word not in ("-m", "--cfg", "job") and "glob(" not in word]
+    for overrides in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]:
+        cfg = configure(*overrides, tiny=False)
+        cfg.model.weights = None                                  # a file of the reader's
+        OmegaConf.to_container(cfg, resolve=True)
+        assert instantiate(cfg.method).name == cfg.method.name
