@@ -64,9 +64,11 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
                                    teacher=teacher(baseline, method.penalties), logger=logger.stage("sparse"))
         norms = group_norms(look(net))
 
-    before, curve = net, TestCurve(data, cfg)
-    first = look(net) if method.prunes else None
-    turns = method.rounds(lambda: allocate(method, first)) if method.prunes else []
+    before, curve, turns = net, TestCurve(data, cfg), []
+    if method.prunes:
+        first = look(net)
+        with watch("prune"):
+            turns = list(method.rounds(lambda: allocate(method, first)))
     for number, turn in enumerate(turns):
         with watch("prune"):
             net = prune(method, turn, look(net, turn.share, first.original))
