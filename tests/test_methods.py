@@ -1,5 +1,7 @@
 """What every criterion must satisfy, whatever its formula."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -10,7 +12,7 @@ from reprune.models import build
 from reprune.probe import Probe
 from reprune.surgery import remove, zero_filters
 
-METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std"]
+METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga"]
 
 
 def small_net() -> nn.Sequential:
@@ -23,6 +25,13 @@ def small_net() -> nn.Sequential:
     return net.eval()
 
 
+def look(net: nn.Module, example: torch.Tensor) -> Probe:
+    """With eight random images, for criteria that look at some; of a contrast that wakes every filter."""
+    x = 5 * torch.randn(8, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    data = SimpleNamespace(parts=SimpleNamespace(train=range(8)), plain=lambda *_: [(x, torch.zeros(8).long())])
+    return Probe(net, example, data)
+
+
 def criterion(method: str, configure):
     return instantiate(configure(f"method={method}").method).criterion
 
@@ -31,14 +40,14 @@ def criterion(method: str, configure):
 def test_permuting_filters_permutes_their_scores(method, configure):
     net, order = small_net(), torch.tensor([3, 0, 5, 1, 4, 2])
     example, score = torch.randn(1, 3, 12, 12), criterion(method, configure)
-    before = score(Probe(net, example).groups, Probe(net, example))
+    before = score(look(net, example).groups, look(net, example))
     out = net(example)
     with torch.no_grad():
         for tensor in (net[0].weight, net[0].bias, net[1].weight, net[1].bias, net[1].running_mean, net[1].running_var):
             tensor.copy_(tensor[order].clone())
         net[3].weight.copy_(net[3].weight[:, order].clone())
     assert torch.allclose(net(example), out, atol=1e-5)           # the same function
-    after = score(Probe(net, example).groups, Probe(net, example))
+    after = score(look(net, example).groups, look(net, example))
     assert torch.allclose(after["0"], before["0"][order], rtol=1e-5)
     assert torch.allclose(after["3"], before["3"], rtol=1e-5)
     assert before["0"].unique().numel() == 6                      # not constant: the permutation was visible
@@ -46,21 +55,21 @@ def test_permuting_filters_permutes_their_scores(method, configure):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_group_of_a_residual_net_gets_one_finite_score_per_filter(method, configure):
-    probe = Probe(build({"_target_": "reprune.models.resnet", "depth": 8}), torch.zeros(1, 3, 32, 32))
+    probe = look(build({"_target_": "reprune.models.resnet", "depth": 8}), torch.zeros(1, 3, 32, 32))
     scores = criterion(method, configure)(probe.groups, probe)
     assert set(scores) == {g.name for g in probe.groups}
     for group in probe.groups:
         assert scores[group.name].shape == (group.size,) and scores[group.name].isfinite().all()
 
 
-@pytest.mark.parametrize("method", ["l1", "hgsr", "sfp", "l1std"])
+@pytest.mark.parametrize("method", ["l1", "hgsr", "sfp", "l1std", "ga"])
 def test_filters_that_are_zero_come_last(method, configure):
     net, example = small_net(), torch.zeros(1, 3, 12, 12)
     trace(net, example)
     with torch.no_grad():
         net[0].weight[2] = net[0].bias[2] = 0
         net[3].weight[:, 2] = 0
-    probe = Probe(net, example)
+    probe = look(net, example)
     scores = criterion(method, configure)(probe.groups, probe)["0"]
     assert scores.argmin() == 2 and scores[2] == 0
 

@@ -13,7 +13,7 @@ from reprune.pipeline import run
 from reprune.probe import Probe, evaluate
 from reprune.store import key_of
 
-METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std"]
+METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga"]
 
 
 def net_of(cfg, record):
@@ -32,7 +32,8 @@ def test_a_run_ends_with_a_smaller_net_that_reloads_to_the_accuracy_of_its_recor
     assert reprune.cost(net, torch.zeros(1, 1, 32, 32)) == reprune.Cost(pruned["params"], pruned["macs"])
     for name, (before, after) in record["widths"].items():
         assert net.get_submodule(name).weight.shape[0] == after <= before
-    assert record["epochs"] == {"baseline": 1, "sparse": int(method in ("hgsr", "sfp", "slimming")), "recover": 1}
+    turns = sum(after < before for before, after in record["widths"].values()) if method == "ga" else 1    # by layer
+    assert record["epochs"] == {"baseline": 1, "sparse": int(method in ("hgsr", "sfp", "slimming")), "recover": turns}
     assert json.loads((store_folder(cfg, record) / "record.json").read_text()) == record
 
 
@@ -106,10 +107,13 @@ def test_nothing_reads_the_test_set_before_the_final_measurement(configure, monk
     monkeypatch.setattr(Data, "test", lambda *a, **k: opened.append("test") or read(*a, **k))
     measure = reprune.pipeline.measure
     monkeypatch.setattr("reprune.pipeline.measure", lambda *a: opened.append("measure") or measure(*a))
-    for method in METHODS:
+    paper = ["method/selection=loss_increase", "method/allocation=greedy", "method.criterion.n_samples=60",
+             "method.allocation.macs=0.7", "method.allocation.step_fraction=0.3"]
+    choices = [[f"method={method}"] for method in METHODS] + [["method=hgsr", *paper]]
+    for choice in choices:
         opened.clear()
-        run(configure(f"method={method}"))
-        assert opened == ["measure", "test"], method
+        run(configure(*choice))
+        assert opened == ["measure", "test"], choice
 
 
 def test_the_best_test_epoch_is_recorded_only_where_a_recipe_asks_for_it(configure):

@@ -22,7 +22,7 @@ from reprune.suffix import Suffix
 class Sensitivity(Budget):
     """The highest rate at which a group, alone, costs at most `tau` points; its lowest scores go.
 
-    tau            tolerated drop of top-1 on held-out images, in points
+    tau            tolerated drop of top-1 on held-out images, in points of the net as it is; in every round of several
     macs, params   fraction of the net to keep: tau is then the smallest one that meets the budget, and the groups that
                    this tau adds are cut only as far as the budget needs
     rates          tried in every group, ascending
@@ -38,9 +38,10 @@ class Sensitivity(Budget):
     images: int = 125
 
     def __post_init__(self) -> None:
-        self.rates = sorted(self.rates)
-        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
-            raise UserError(f"allocation.rates must be between 0 and 1 (fractions removed), got {self.rates}")
+        rates = self.rates if isinstance(self.rates, Sequence) else ()
+        if not rates or not all(isinstance(rate, int | float) and 0 < rate < 1 for rate in rates):
+            raise UserError(f"allocation.rates must be a list of fractions removed, between 0 and 1, got {self.rates}")
+        self.rates = sorted(rates)
         if self.order not in ("forward", "ascending"):
             raise UserError(f"allocation.order: {self.order!r} is not known, choose forward or ascending")
         if self.tau < 0 or self.images < 1 or (self.n_samples is not None and self.n_samples < 1):
@@ -71,6 +72,7 @@ class Sensitivity(Budget):
         whole, hits, seen = 0, torch.zeros(tried.shape), 0
         with eval_mode(probe.net):
             for x, y in takewhile(lambda _: seen < wanted, track(loader, "sensitivity", transient=True)):
+                x, y = x[: wanted - seen], y[: wanted - seen]
                 suffix = Suffix(probe.net, x, y, self.images)
                 whole += int((suffix.logits.argmax(1) == y).sum())
                 hits += torch.stack([(suffix.logits_without(g, mask).argmax(2) == y).sum(1).cpu()

@@ -78,7 +78,9 @@ class Suffix(fx.Interpreter):
     def _value(self, node: fx.Node, of: _Candidates) -> Any:
         if node not in of.values:
             old = self.kept[node]
-            if node in of.dirty or not isinstance(old, Tensor) and node.all_input_nodes:      # sizes follow the batch
+            if node.op == "get_attr":                             # a weight or constant
+                of.values[node] = old
+            elif node in of.dirty or not isinstance(old, Tensor) and node.all_input_nodes:      # sizes follow the batch
                 of.values[node] = self._call(node, of)
             else:
                 of.values[node] = _repeat(old, len(of.gone), len(self.y))
@@ -118,7 +120,7 @@ class Suffix(fx.Interpreter):
 
 
 def _repeat(old: Any, n: int, batch: int) -> Any:
-    """A kept value for n candidates: [B, ...] -> [n B, ...]; weights and constants stay."""
+    """A kept value for n candidates: [B, ...] -> [n B, ...]; what has no batch dimension stays."""
     if isinstance(old, Tensor) and old.dim() and old.shape[0] == batch:
         return old.unsqueeze(0).expand(n, *old.shape).flatten(0, 1) if n > 1 else old.clone()     # never `old` itself
     return old

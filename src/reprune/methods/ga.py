@@ -87,7 +87,8 @@ class OutputError(Criterion):
     @torch.no_grad()
     def matrices(self, groups: list[FilterGroup], probe: Probe) -> dict[str, Tensor]:
         """Q of each group, float64 [size, size] on the CPU; all groups in one pass over the images."""
-        memo = (probe.memo if self.refresh else probe.original.memo).setdefault("output error", {})
+        key = ("output error", self.n_samples, self.points)
+        memo = (probe.memo if self.refresh else probe.original.memo).setdefault(key, {})
         if missing := [g for g in groups if g.name not in memo or len(memo[g.name]) != g.size]:
             memo |= self._measure(missing, probe)
         return {g.name: memo[g.name] for g in groups}
@@ -107,7 +108,8 @@ class OutputError(Criterion):
             for hook in hooks:
                 hook.remove()
         zero = {g.name: torch.zeros(g.size, g.size, dtype=torch.float64) for g in groups}
-        return {name: sum((r.matrix() for r in some), zero[name]) for name, some in readers.items()}
+        return {name: sum((r.matrix() for r in some if r.rows), zero[name])     # an auxiliary head may not have run
+                for name, some in readers.items()}
 
 
 class _Reader:
@@ -146,7 +148,7 @@ class _Reader:
         weight = self.module.weight.detach().flatten(2) if self.module.weight.dim() > 2 else \
             self.module.weight.detach().unsqueeze(2)              # [n, C, kernel]
         weight = weight[:, self.index.flatten().to(weight.device)].reshape(len(weight), len(self.index), -1)
-        return error_matrix((self.gram / max(1, self.rows)).cpu().double(), weight.cpu().double())
+        return error_matrix((self.gram / self.rows).cpu().double(), weight.cpu().double())
 
 
 @dataclass(kw_only=True)
@@ -192,9 +194,11 @@ class Genetic:
         if not 0 <= self.elitism < self.population - 1 or self.tournament > self.population:
             raise UserError("search: population must be larger than elitism + 1 and at least tournament, got "
                             f"population={self.population}, elitism={self.elitism}, tournament={self.tournament}")
-        for name in ("crossover", "mutation"):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise UserError(f"search.{name} is a probability, got {getattr(self, name)}")
+        for name, value in {"crossover": self.crossover, "mutation": self.mutation or 0}.items():
+            if value is None or not 0 <= value <= 1:
+                raise UserError(f"search.{name} is a probability, got {value}")
+        if self.mu < 0:
+            raise UserError(f"search.mu must be at least 0, got {self.mu}")
 
     def __call__(self, plan: Plan, probe: Probe) -> Plan:
         groups = [g for g in probe.groups if g.name in plan and not plan[g.name].all()]
