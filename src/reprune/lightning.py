@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -33,11 +34,13 @@ class Classifier(pl.LightningModule):
     """A net with a pluggable loss: cross-entropy plus any number of penalties, with or without a teacher.
 
     net: [B, C, H, W] -> logits [B, classes]; optimizer, scheduler: partial torch constructors (scheduler: per epoch).
+    seed: with the epoch, of the global random numbers (dropout): an epoch does not depend on what ran before it.
     """
 
     def __init__(self, net: nn.Module, stage: str, optimizer: Callable, scheduler: Callable | None = None,
-                 penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None):
+                 penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None, seed: int = 0):
         super().__init__()
+        self.seed = seed
         self.net, self.stage, self.penalties = net, stage, dict(penalties or {})
         self._optimizer, self._scheduler = optimizer, scheduler
         self._teacher = [teacher]                                 # in a list: not a submodule, not trained, not saved
@@ -70,6 +73,9 @@ class Classifier(pl.LightningModule):
         if self._teacher[0] is not None:
             self._teacher[0].to(self.device).eval()
 
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(derive(self.seed, f"epoch {self.current_epoch}"))
+
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.net.parameters())
         return {"optimizer": optimizer,
@@ -88,7 +94,8 @@ class PruningCallback(pl.Callback):
         self.method, self.probe, self.every = method, probe, every
 
     def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
-        self.silence(module.net)
+        if trainer.current_epoch == 0:                            # not where a stage goes on
+            self.silence(module.net)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
         if (trainer.current_epoch + 1) % self.every == 0 or trainer.current_epoch + 1 == trainer.max_epochs:
@@ -106,17 +113,35 @@ class TestCurve(pl.Callback):
     def __init__(self, data: Data, cfg: DictConfig):
         self.data, self.cfg, self.top1 = data, cfg, []
 
+    def state_dict(self) -> dict:
+        return {"top1": self.top1}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.top1 = list(state["top1"])
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
         loader = self.data.test(self.cfg.recipe.eval_batch_size, device(self.cfg))
         self.top1.append(round(evaluate(module.net, loader)[1], 4))
 
 
+class Unfinished(pl.Callback):
+    """After every epoch, all that training needs to go on from there: weights, optimiser, schedule, callbacks."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        if trainer.current_epoch + 1 < trainer.max_epochs:
+            trainer.save_checkpoint(self.path)                    # in one step
+
+
 def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, epochs: int | None = None,
         penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None,
-        callbacks: Sequence[pl.Callback] = (), logger: Any = False) -> int:
-    """Trains `net` in place by one part (baseline, sparse, recover) of the recipe. -> epochs run
+        callbacks: Sequence[pl.Callback] = (), logger: Any = False, unfinished: Path | None = None) -> int:
+    """Trains `net` in place by one part (baseline, sparse, between, recover) of the recipe. -> epochs run
 
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
+    unfinished: where it leaves a checkpoint after every epoch, and goes on from the one an earlier attempt has left.
     """
     recipe = cfg.recipe[part]
     if recipe is None:
@@ -132,14 +157,29 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
         if recipe.get("from_scratch"):
             reset(net)
         net.train()                                               # Lightning keeps the mode it finds
-        module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties, teacher)
+        module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties, teacher,
+                            derive(cfg.seed, stage))
         train = data.train(cfg.recipe.batch_size, derive(cfg.seed, stage), where)
         val = data.val(cfg.recipe.eval_batch_size, where) if len(data.parts.val) else None
-        trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=list(callbacks))
-        print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}")
-        trainer.fit(module, train, val)
+        going_on = unfinished is not None and readable(unfinished)
+        saving = [Unfinished(unfinished)] if unfinished is not None else []
+        trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving])
+        print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}" + ", going on where it was cut off" * going_on)
+        trainer.fit(module, train, val, ckpt_path=unfinished if going_on else None)
     net.to(where)
     return epochs
+
+
+def readable(checkpoint: Path) -> bool:
+    """Is there one, and whole?"""
+    if not checkpoint.is_file():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:                                    # whatever a damaged file makes of the unpickler
+        print(f"{checkpoint}: cannot be read, its stage starts again ({type(error).__name__})")
+        return False
+    return True
 
 
 def reset(net: nn.Module) -> None:

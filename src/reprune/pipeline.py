@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from reprune.groups import Plan
 from reprune.lightning import PruningCallback, TestCurve, derive, device, fit, seeded
 from reprune.loggers import open_logger
 from reprune.probe import Original, Probe
-from reprune.record import SCHEMA, Stopwatch, environment, group_norms, measure, show, widths
+from reprune.record import SCHEMA, Stopwatch, environment, group_norms, measure, show, timed, widths
 from reprune.rounds import Round
 from reprune.sockets import Method
 from reprune.store import Store
@@ -30,9 +32,23 @@ def run(cfg: DictConfig) -> dict:
     """Does what is missing of the run `cfg` describes. -> its record"""
     store = Store(cfg)
     if (record := store.finished()) and not cfg.force:
-        print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
-        show(record, store.folder)
-        return record
+        return _skip(cfg, record, store)
+    with store.alone():
+        if (record := store.finished()) and not cfg.force:        # by the process this one has waited for
+            return _skip(cfg, record, store)
+        return _attempt(cfg, store)
+
+
+def _skip(cfg: DictConfig, record: dict, store: Store) -> dict:
+    print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
+    if cfg.experiment and not store.published.is_file():          # it ran under another name, or elsewhere
+        record = {**record, "experiment": cfg.experiment, "claim": store.config["claim"]}
+        store.publish(record)
+    show(record, store.folder)
+    return record
+
+
+def _attempt(cfg: DictConfig, store: Store) -> dict:
     watch, method = Stopwatch(), instantiate(cfg.method)
     data: Data = instantiate(cfg.dataset)
     logger = open_logger(cfg, store)
@@ -49,41 +65,56 @@ def run(cfg: DictConfig) -> dict:
 def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any, watch: Stopwatch) -> dict:
     example = torch.zeros(1, data.channels, data.size, data.size, device=device(cfg))
 
-    with watch("baseline"):
-        baseline, facts = find_baseline(cfg, store, data, example, logger)
-    net, epochs = copy.deepcopy(baseline), {"baseline": facts["epochs"], "sparse": 0, "recover": 0}
-    norms = {}
-
     def look(net: nn.Module, share: float = 1.0, original: Original | None = None) -> Probe:
         return Probe(net, example, data, derive(cfg.seed, "probe"), cfg.recipe.eval_batch_size, share, original)
 
-    if method.trains_sparse:
-        silencing = [PruningCallback(method, look, method.silence_every)] if method.silence_every else []
-        with watch("sparse"):
-            epochs["sparse"] = fit(net, data, cfg, "sparse", "sparse", penalties=method.penalties, callbacks=silencing,
-                                   teacher=teacher(baseline, method.penalties), logger=logger.stage("sparse"))
-        norms = group_norms(look(net))
+    def stage(name: str, part: str, make: Callable[[Path], tuple[nn.Module, dict]]) -> tuple[nn.Module, dict]:
+        """Done once, and found again by an attempt that goes on after a break."""
+        net, facts = store.stage(name, timed(make))
+        watch.add(part, facts["seconds"])
+        return net.to(example.device), facts
 
-    before, curve, turns = net, TestCurve(data, cfg), []
+    with watch("baseline"):
+        baseline, found = find_baseline(cfg, store, data, example, logger)
+    net, epochs, norms = baseline, {"baseline": found["epochs"], "sparse": 0, "recover": 0}, {}
+
+    if method.trains_sparse:
+        def train_sparse(unfinished: Path) -> tuple[nn.Module, dict]:
+            net = copy.deepcopy(baseline)
+            silencing = [PruningCallback(method, look, method.silence_every)] if method.silence_every else []
+            ran = fit(net, data, cfg, "sparse", "sparse", penalties=method.penalties, callbacks=silencing,
+                      teacher=teacher(baseline, method.penalties), logger=logger.stage("sparse"), unfinished=unfinished)
+            return net, {"epochs": ran, "group_norms": group_norms(look(net))}
+
+        net, facts = stage("sparse", "sparse", train_sparse)
+        epochs["sparse"], norms = facts["epochs"], facts["group_norms"]
+
+    before, best, turns = net, [], []
     if method.prunes:
         first = look(net)
         with watch("prune"):
-            turns = list(method.rounds(lambda: allocate(method, first)))
-    for number, turn in enumerate(turns):
-        with watch("prune"):
-            net = prune(method, turn, look(net, turn.share, first.original))
-        before, stage = copy.deepcopy(net), "recover" if turn.last else f"recover-{number}"
-        part = "recover" if turn.last or "between" not in cfg.recipe else "between"
-        with watch("recover"):
-            epochs["recover"] += fit(
-                net, data, cfg, stage, part, epochs=turn.epochs, penalties=method.recover_penalties,
-                teacher=teacher(baseline, method.recover_penalties), logger=logger.stage(stage),
-                callbacks=[curve] if cfg.recipe.test_every_epoch and turn.last else [])
+            turns = store.facts("rounds", lambda: [asdict(t) for t in method.rounds(lambda: allocate(method, first))])
+    for number, turn in enumerate(Round(**t) for t in turns):
+        def cut(_: Path) -> tuple[nn.Module, dict]:
+            return prune(method, turn, look(net, turn.share, first.original)), {}
+
+        def recover(unfinished: Path) -> tuple[nn.Module, dict]:
+            net, curve = copy.deepcopy(before), TestCurve(data, cfg)
+            name = "recover" if turn.last else f"recover-{number}"
+            part = "recover" if turn.last or "between" not in cfg.recipe else "between"
+            ran = fit(net, data, cfg, name, part, epochs=turn.epochs, penalties=method.recover_penalties,
+                      teacher=teacher(baseline, method.recover_penalties), logger=logger.stage(name),
+                      callbacks=[curve] if cfg.recipe.test_every_epoch and turn.last else [], unfinished=unfinished)
+            return net, {"epochs": ran, "top1_per_epoch": curve.top1}
+
+        before, _ = stage(f"pruned-{number}", "prune", cut)
+        net, facts = stage(f"recovered-{number}", "recover", recover)
+        epochs["recover"], best = epochs["recover"] + facts["epochs"], facts["top1_per_epoch"]
 
     with watch("measure"):
         rows = measure(baseline, before, net, data, example, cfg.measure.batch_size, cfg.recipe.eval_batch_size)
-    rows["baseline"]["source"] = facts["source"]
-    rows["pruned"]["top1_best"] = max(curve.top1, default=None)
+    rows["baseline"]["source"] = found["source"]
+    rows["pruned"]["top1_best"] = max(best, default=None)
     record = {
         "schema": SCHEMA, "key": store.key, "status": "done",
         "experiment": cfg.experiment, "claim": store.config["claim"],
@@ -92,7 +123,9 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
         **({"group_norms": norms} if norms else {}),
         "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": watch.seconds,
         "env": environment(device(cfg)), "started": watch.started}
-    store.finish(record, net, publish=cfg.experiment is not None)
+    if cfg.experiment:
+        store.publish(record)
+    store.finish(record, net)
     return record
 
 
@@ -103,15 +136,15 @@ def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, lo
             net = models.build(OmegaConf.to_container(cfg.model, resolve=True))
         return net.to(example.device, memory_format=torch.channels_last)
 
-    def train() -> tuple[nn.Module, dict]:
+    def train(unfinished: Path) -> tuple[nn.Module, dict]:
         net = build()
-        epochs = fit(net, data, cfg, "baseline", "baseline", logger=logger.stage("baseline"))
+        epochs = fit(net, data, cfg, "baseline", "baseline", logger=logger.stage("baseline"), unfinished=unfinished)
         return net, {"epochs": epochs, "source": "trained here"}
 
     if cfg.model.weights:
         return build(), {"epochs": 0, "source": store.config["model"]["weights"]}
     net, facts = store.baseline(train)
-    return net.to(example.device, memory_format=torch.channels_last), facts
+    return net.to(example.device), facts
 
 
 def allocate(method: Method, probe: Probe, counts: Mapping[str, int] | None = None) -> Plan:

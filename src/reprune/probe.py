@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ class Probe:
     def __post_init__(self) -> None:
         trace(self.net, self.example)
         if self.original is None:
-            self.original = Original(self.cost({}), {g.name: g.size for g in self.groups})
+            self.original = Original(self.net, self.cost({}), {g.name: g.size for g in self.groups})
 
     @property
     def groups(self) -> list[FilterGroup]:
@@ -68,9 +68,16 @@ class Probe:
 class Original:
     """The net before the first round: what a reduction is measured against."""
 
+    net: nn.Module
     cost: Cost
-    sizes: dict[str, int] = field(default_factory=dict)       # filters per group
-    memo: dict = field(default_factory=dict)                  # what was found out about it, for later rounds
+    sizes: dict[str, int]                                     # filters per group
+    memo: dict = field(default_factory=dict)                  # as of a probe, but for all rounds
+
+    def look(self, now: Probe) -> Probe:
+        """What `now` would have seen of it."""
+        then = replace(now, net=self.net)
+        then.memo = self.memo
+        return then
 
 
 @contextmanager

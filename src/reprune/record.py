@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -31,11 +32,23 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self.started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 2)
+
     @contextmanager
     def __call__(self, stage: str):
         start = time.perf_counter()
         yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 2)
+        self.add(stage, time.perf_counter() - start)
+
+
+def timed(make: Callable[..., tuple[nn.Module, dict]]) -> Callable[..., tuple[nn.Module, dict]]:
+    """The same, with the seconds it took among its facts."""
+    def made(*args: Any) -> tuple[nn.Module, dict]:
+        start = time.perf_counter()
+        net, facts = make(*args)
+        return net, {**facts, "seconds": time.perf_counter() - start}
+    return made
 
 
 def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any, example: Tensor, batch_size: int,

@@ -6,11 +6,13 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -106,19 +108,75 @@ class Store:
         record = json.loads(self.record_file.read_text())
         return record if record.get("status") == "done" else None
 
-    def baseline(self, train: Callable[[], tuple[nn.Module, dict]]) -> tuple[nn.Module, dict]:
-        """The unpruned net and what is known of it; trained by the first run that asks, found again by the others."""
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process works on this run meanwhile; the lock of one that died is free."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder / "lock", f"run {self.key}"):
+            yield
+
+    def baseline(self, train: Make) -> tuple[nn.Module, dict]:
+        """The unpruned net and what is known of it; trained by the first run that asks, found again by the others.
+
+        train(unfinished): as for `stage`."""
         folder = self.root / "baselines" / baseline_key(self.config)
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            if not (folder / "baseline.json").is_file():
-                net, facts = train()
-                save(net, folder / "net.safetensors")
-                write_json(folder / "baseline.json", {"key": folder.name, **facts})      # last: its presence = finished
-        return load(folder / "net.safetensors"), json.loads((folder / "baseline.json").read_text())
+        with _locked(folder / "lock", f"baseline {folder.name}"):
+            return _remembered(folder / "net.safetensors", folder / "baseline.json", folder / "unfinished.ckpt", train)
 
-    def finish(self, record: dict, net: nn.Module, publish: bool) -> None:
+    def stage(self, name: str, make: Make) -> tuple[nn.Module, dict]:
+        """The net that a stage of this run ends with, and what is known of it: made once, found again after a break.
+
+        make(unfinished): -> net, facts that JSON can hold; `unfinished` is where it may leave a checkpoint while it
+        works, and finds the one that an earlier attempt has left."""
+        folder = self.folder / "stages"
+        return _remembered(folder / f"{name}.safetensors", folder / f"{name}.json", folder / f"{name}.ckpt", make)
+
+    def facts(self, name: str, make: Callable[[], Any]) -> Any:
+        """As `stage`, without a net."""
+        file = self.folder / "stages" / f"{name}.json"
+        if not file.is_file():
+            write_json(file, make())
+        return json.loads(file.read_text())
+
+    def publish(self, record: dict) -> None:
+        """Among the results of the papers' rows."""
+        write_json(self.published, record)
+
+    def finish(self, record: dict, net: nn.Module) -> None:
         save(net, self.net_file)
-        if publish:
-            write_json(self.published, record)
         write_json(self.record_file, record)                      # last: its presence = finished
+        shutil.rmtree(self.folder / "stages", ignore_errors=True)
+
+
+Make = Callable[[Path], tuple[nn.Module, dict]]
+
+
+@contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{what}: another process is at it, waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remembered(net_file: Path, facts_file: Path, unfinished: Path, make: Make) -> tuple[nn.Module, dict]:
+    """What `make` made, from the files it was saved to: the same for whoever made it and whoever finds it."""
+    if facts_file.is_file():
+        try:
+            return load(net_file), json.loads(facts_file.read_text())
+        except (UserError, ValueError) as error:
+            print(f"{net_file}: cannot be read, made again ({error})")
+            facts_file.unlink()
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    net, facts = make(unfinished)
+    save(net, net_file)
+    write_json(facts_file, facts)                                 # last: its presence = finished
+    unfinished.unlink(missing_ok=True)
+    return load(net_file), json.loads(facts_file.read_text())

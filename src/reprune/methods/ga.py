@@ -87,10 +87,16 @@ class OutputError(Criterion):
     @torch.no_grad()
     def matrices(self, groups: list[FilterGroup], probe: Probe) -> dict[str, Tensor]:
         """Q of each group, float64 [size, size] on the CPU; all groups in one pass over the images."""
-        key = ("output error", self.n_samples, self.points)
-        memo = (probe.memo if self.refresh else probe.original.memo).setdefault(key, {})
-        if missing := [g for g in groups if g.name not in memo or len(memo[g.name]) != g.size]:
+        sizes = {g.name: g.size for g in groups}
+        if not self.refresh:                                      # the same groups, as they were at first
+            probe = probe.original.look(probe)
+            groups = [g for g in probe.groups if g.name in sizes]
+        memo = probe.memo.setdefault(("output error", self.n_samples, self.points), {})
+        if missing := [g for g in groups if g.name not in memo]:
             memo |= self._measure(missing, probe)
+        if any(len(memo[name]) != size for name, size in sizes.items()):
+            raise UserError("criterion.refresh=false needs rounds that cut each layer once (one_shot, layer_by_layer): "
+                            "the filters of the first net are not those of this one any more")
         return {g.name: memo[g.name] for g in groups}
 
     def _measure(self, groups: list[FilterGroup], probe: Probe) -> dict[str, Tensor]:

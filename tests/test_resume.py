@@ -1,0 +1,112 @@
+"""A run that is cut off and started again ends as one that was not."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reprune import lightning, pipeline
+from reprune.pipeline import run
+from reprune.store import Store
+
+TWO = ["recipe.baseline.epochs=2", "recipe.sparse.epochs=2", "recipe.recover.epochs=2"]
+METHODS = {"hgsr": [],
+           "sfp": ["method.silence_every=2", "recipe.sparse.epochs=3"],
+           "l1": ["recipe.test_every_epoch=true", "method/rounds=steps", "method.rounds.n=2"],
+           "ga": ["method.criterion.n_samples=60", "method.search.generations=3", "method.search.n_final=60",
+                  "method.rounds.layers=2", "method.criterion.refresh=false"]}
+PASSING = ("latency_ms", "peak_memory_mib", "seconds", "started", "env")      # of the moment, not of the result
+
+
+class Cut(BaseException):
+    """As sudden as a signal."""
+
+
+def result(record: dict) -> dict:
+    """A record without what depends on the moment it was made."""
+    return {k: result(v) if isinstance(v, dict) else v for k, v in record.items() if k not in PASSING}
+
+
+def cut_after(monkeypatch, calls: int) -> None:
+    """Ends the process, so to speak, after so many epochs and finished stages."""
+    left = [calls]
+
+    def counting(old):
+        def new(*args, **kwargs):
+            out = old(*args, **kwargs)
+            left[0] -= 1
+            if left[0] == 0:
+                raise Cut
+            return out
+        return new
+
+    monkeypatch.setattr(lightning.Unfinished, "on_train_epoch_end", counting(lightning.Unfinished.on_train_epoch_end))
+    monkeypatch.setattr(Store, "facts", counting(Store.facts))
+    monkeypatch.setattr(pipeline, "prune", counting(pipeline.prune))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(method, configure, monkeypatch, tmp_path):
+    options = [f"method={method}", *TWO, *METHODS[method]]
+    whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
+    weights = load_file(tmp_path / "whole" / whole["key"] / "net.safetensors")
+    for calls in range(1, 99):                                    # one attempt after another, each gets that far
+        with monkeypatch.context() as patch:
+            cut_after(patch, calls)
+            try:
+                run(configure(*options, f"output_dir={tmp_path}/{calls}"))
+                break                                             # it was never cut
+            except Cut:
+                pass
+        record = run(configure(*options, f"output_dir={tmp_path}/{calls}"))
+        assert result(record) == result(whole), calls
+        again = load_file(tmp_path / str(calls) / whole["key"] / "net.safetensors")
+        assert all(torch.equal(again[name], weights[name]) for name in weights | again), calls
+        assert not (tmp_path / str(calls) / whole["key"] / "stages").exists()
+    assert calls > 5
+
+
+def test_cut_off_again_and_again_it_still_ends(configure, monkeypatch, tmp_path):
+    options = ["method=hgsr", *TWO]
+    whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
+    for _ in range(99):
+        with monkeypatch.context() as patch:
+            cut_after(patch, 3)                                   # fewer would never get past one stage
+            try:
+                record = run(configure(*options))
+                break
+            except Cut:
+                pass
+    assert result(record) == result(whole)
+
+
+@pytest.mark.parametrize("damage", [b"", b"rubbish" * 1000])
+def test_a_damaged_checkpoint_costs_its_stage_and_nothing_else(damage, configure, monkeypatch, tmp_path, capsys):
+    options = ["method=hgsr", *TWO]
+    whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
+    for calls, pattern in ((1, "baselines/*/unfinished.ckpt"), (3, "*/stages/sparse.ckpt"),
+                           (5, "*/stages/sparse.safetensors")):
+        with monkeypatch.context() as patch, pytest.raises(Cut):
+            cut_after(patch, calls)
+            run(configure(*options, f"output_dir={tmp_path}/{calls}"))
+        (file,) = (tmp_path / str(calls)).glob(pattern)
+        file.write_bytes(damage)
+        assert result(run(configure(*options, f"output_dir={tmp_path}/{calls}"))) == result(whole)
+        assert f"{file}: cannot be read" in capsys.readouterr().out
+
+
+def test_forced_runs_start_over_and_agree(configure):
+    first = run(configure("method=l1"))
+    again = run(configure("method=l1", "force=true"))
+    assert result({**again, "config": {}}) == result({**first, "config": {}}) and again["started"] >= first["started"]
+    assert json.dumps(again)
+
+
+def test_a_finished_run_serves_a_row_that_asks_for_the_same(configure, tmp_path):
+    record = run(configure("method=l1"))
+    cfg = configure("method=l1")
+    cfg.experiment = "paper/row"
+    run(cfg)
+    published = json.loads((tmp_path / "results/runs" / f"{record['key']}.json").read_text())
+    assert published == {**record, "experiment": "paper/row"}
