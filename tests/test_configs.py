@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from reprune import models
 from reprune.store import baseline_key, resolved
+from reprune.sweep import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,11 +92,9 @@ def test_the_command_sweeps_globs_and_shows_its_config(tmp_path):
 
 
 def test_a_glob_over_rows_becomes_the_list_that_hydra_sweeps():
-    from runpy import run_path
-
-    rows = run_path(str(ROOT / "run.py"))["rows"]
-    assert rows("glob(li2017/resnet56-*)") == "li2017/resnet56-A,li2017/resnet56-B"
-    assert rows("li2017/vgg16-A,li2017/resnet56-A") == "li2017/vgg16-A,li2017/resnet56-A"
+    pattern, given = "experiments=glob(li2017/resnet56-*)", "experiments=li2017/vgg16-A,li2017/resnet56-A"
+    assert expand([pattern, "seed=0"], ROOT) == ["experiments=li2017/resnet56-A,li2017/resnet56-B", "seed=0"]
+    assert expand([given], ROOT) == [given]
 
 
 def readme_commands() -> list[str]:
