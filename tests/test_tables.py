@@ -173,7 +173,7 @@ def test_places_are_no_setting_and_not_shown(root):
 @pytest.mark.parametrize(("changes", "setting"), [
     ({"method": "random", "config__method__allocation": {}}, "`method=random`"),
     ({"config__method__allocation__rates": {"1": 0.9}}, "`method.allocation.rates.1=0.9`"),
-    ({"epochs__recover": 80}, None),
+    ({"epochs__recover": 80, "config__recipe__recover__epochs": 80}, None),
 ])
 def test_a_run_that_is_not_what_the_row_says_is_not_the_row(root, changes, setting):
     record(root, top1=95.0, **changes)
@@ -201,6 +201,11 @@ def test_accuracy_before_recovery_is_shown_where_every_run_has_it(root):
     assert section(text, FULL)["A"][0]["before recovery"] == "41.00 ± 1.41"
     assert section(text, FULL)["B"][0]["before recovery"] == ""
     assert section(text, OWN)["own-half"][0]["before recovery"] == "30.00"
+
+
+def test_epochs_between_rounds_do_not_make_a_full_recipe_a_changed_one(root):
+    record(root, epochs={**PAPER, "recover": PAPER["recover"] + 12})           # 12 layers, an epoch after each
+    assert section(tables(root), FULL)["A"][0]["seeds"] == "1"
 
 
 # ---------------------------------------------------------------- what papers state

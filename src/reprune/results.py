@@ -257,7 +257,9 @@ class Line:
         if self.row.claim is None:
             return "own"
         run, paper = self.runs[0], self.runs[0]["paper_epochs"]
-        gap = [run["epochs"][s] - paper[s] for s in STAGES if not (s == "baseline" and self.given)] if paper else [-1]
+        last = (run["config"]["recipe"].get("recover") or {}).get("epochs", run["epochs"]["recover"])
+        ran = {**run["epochs"], "recover": min(run["epochs"]["recover"], last)}       # without those between rounds
+        gap = [ran[s] - paper[s] for s in STAGES if not (s == "baseline" and self.given)] if paper else [-1]
         if min(gap) < 0 or run["config"]["dataset"].get("limit") is not None:
             return "short"
         return "changed" if max(gap) > 0 or departures(self.row, run) else "full"
