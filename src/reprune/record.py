@@ -56,8 +56,10 @@ def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any,
     """The only place that reads the test set (beside the optional per-epoch curve). Accuracies: top-1 in percent.
 
     before, after: the pruned net before and after recovery; example [1, C, H, W], on the device of the nets.
+    val_top1: of the pruned net, on the held-out images; what a search may select by. None where there are none.
     """
-    test = data.test(eval_batch_size, str(example.device.type))
+    where = str(example.device.type)
+    test = data.test(eval_batch_size, where)
     batch = example.expand(batch_size, *example.shape[1:]).contiguous(memory_format=torch.channels_last)
     times = latency([baseline, after], batch)
     rows = {}
@@ -66,6 +68,7 @@ def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any,
         rows[name] = {"top1": top1(net, test), "params": spent.params, "macs": spent.macs, "latency_ms": timed.ms,
                       "peak_memory_mib": round(peak_memory(net, batch) / 2**20, 2)}
     rows["pruned"]["top1_before_recovery"] = top1(before, test)
+    rows["pruned"]["val_top1"] = top1(after, data.val(eval_batch_size, where)) if len(data.parts.val) else None
     rows["latency"] = {k: v for k, v in asdict(times[0]).items() if k != "ms"}
     return rows
 

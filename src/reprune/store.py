@@ -22,7 +22,7 @@ from reprune.errors import UserError
 # What a result does not depend on: where things lie (not in records either), how they are shown, what a run is called,
 # where it runs.
 PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")
-NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "claim", "experiment", "measure", "model.name",
+NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "search", "claim", "experiment", "measure", "model.name",
               "recipe.name", "recipe.paper_epochs", "trainer.accelerator", "trainer.devices",
               "trainer.enable_progress_bar")
 

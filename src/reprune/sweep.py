@@ -50,10 +50,10 @@ def rows(choice: str, root: Path) -> list[str]:
 
 
 def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
-    """One run -> top-1 of the pruned net. Bad input ends a single run with one line, and a cell of a sweep with NaN."""
+    """One run -> its `objective`. Bad input ends a single run with one line, and a cell of a sweep with NaN."""
     note = Path(cfg.output_dir) / "failed" / f"{_name(cfg)}.json"
     try:
-        top1 = run(cfg)["pruned"]["top1"]
+        value = objective(run(cfg), cfg.search.macs)
     except Exception as error:
         line = user_error(error)                                  # Hydra and Lightning wrap what a method raises
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
@@ -67,7 +67,24 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
                           "traceback": traceback.format_exc(), "when": datetime.now(UTC).isoformat("T", "seconds")})
         return math.nan
     note.unlink(missing_ok=True)
-    return top1
+    return value
+
+
+def objective(record: dict, macs: float | None = None) -> float:
+    """What a search maximises: top-1 in percent on the held-out images; NaN where none are held out.
+
+    macs: the share of the baseline's MACs that may stay. A net that keeps more is worth less than nothing, by the
+    excess in percent, so that a search finds its way back.
+
+    >>> record = {"baseline": {"macs": 200}, "pruned": {"macs": 120, "val_top1": 91.0}}
+    >>> objective(record), objective(record, macs=0.6), objective(record, macs=0.5)
+    (91.0, 91.0, -10.0)
+    """
+    excess = 100 * (record["pruned"]["macs"] / record["baseline"]["macs"] - (1 if macs is None else macs))
+    if excess > 0:
+        return -round(excess, 4)
+    value = record["pruned"].get("val_top1")
+    return math.nan if value is None else value
 
 
 def _name(cfg: DictConfig) -> str:
