@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 from tabulate import tabulate
 
-from reprune.store import write_text
+from reprune.files import write_text
 
 HERE = Path(__file__).resolve().parent
 

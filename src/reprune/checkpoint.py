@@ -7,7 +7,6 @@ same filters again and fills in the tensors, so a file can be read without the c
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from reprune import models
 from reprune.errors import UserError
+from reprune.files import replacing
 from reprune.groups import trace
 from reprune.notes import notes
 from reprune.surgery import remove
@@ -28,7 +28,7 @@ def save(net: nn.Module, path: str | Path, model: dict | None = None) -> None:
     """Writes `path` in one step (never half a file).
 
     model: the `conf/model` node the unpruned net was built from; nets of a run and of `reprune.models.build` carry it.
-    Raises UserError where it is unknown.
+    Raises UserError where it is unknown, or where the disk is full or does not take the file.
     """
     model, history = model or notes(net).get("model"), notes(net).get("history", [])
     if model is None:
@@ -37,14 +37,8 @@ def save(net: nn.Module, path: str | Path, model: dict | None = None) -> None:
     header = {"format": FORMAT, "model": {**model, "weights": None}, "input_shape": notes(net).get("input_shape", ()),
               "history": [{g: _indices(~mask) for g, mask in plan.items() if not mask.all()} for plan in history],
               "channels_last": _is_channels_last(net)}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(Path(path)) as part:
         save_model(net, str(part), {"reprune": json.dumps(header)})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> nn.Module:

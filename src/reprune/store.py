@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from reprune.checkpoint import load, save
 from reprune.errors import UserError
+from reprune.files import GO_ON, leftovers, read_sealed, write_json, write_sealed
 
 # What a result does not depend on: where things lie (not in records either), how they are shown, what a run is called,
 # where it runs.
@@ -73,22 +74,6 @@ def baseline_key(config: dict) -> str:
                    "precision": config["trainer"]["precision"], "baseline": True})
 
 
-def write_text(path: Path, text: str) -> None:
-    """In one step: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """As `write_text`."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
 class Store:
     """The folder of one run, and the baselines that runs share."""
 
@@ -102,26 +87,46 @@ class Store:
         self.published = Path(cfg.results_dir) / "runs" / f"{self.key}.json"
 
     def finished(self) -> dict | None:
-        """The record of this very run, if it is there."""
-        if not self.record_file.is_file():
+        """The record of this very run, if it is there and whole."""
+        return self._record(self.record_file)
+
+    def is_published(self) -> bool:
+        """Is the record among the results of the papers' rows, and whole?"""
+        return self._record(self.published) is not None
+
+    def _record(self, file: Path) -> dict | None:
+        if not file.is_file():
             return None
-        record = json.loads(self.record_file.read_text())
-        return record if record.get("status") == "done" else None
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if record["status"] == "done" and record["key"] == self.key:
+                return record
+            told = "of another run"
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            told = f"{type(error).__name__}: {error}"
+        _tell(f"{file}: not the whole record of this run ({told}); it counts as missing and is made again")
+        return None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """No other process works on this run meanwhile; the lock of one that died is free."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / "lock", f"run {self.key}"):
+        with _locked(self.folder, f"run {self.key}"):
+            for folder, name in ((self.folder / "stages", ""), (self.published.parent, self.published.name),
+                                 (self.root / "failed", f"{self.key}.json")):
+                _remove(leftovers(folder, name))
             yield
+
+    def tidy(self) -> None:
+        """Removes what a finished run has no use for: an attempt killed right after its record leaves its stages."""
+        with suppress(Timeout), _locked(self.folder, f"run {self.key}", wait=False):     # held: someone works on it
+            shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
     def baseline(self, train: Make) -> tuple[nn.Module, dict]:
         """The unpruned net and what is known of it; trained by the first run that asks, found again by the others.
 
         train(unfinished): as for `stage`."""
         folder = self.root / "baselines" / baseline_key(self.config)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock", f"baseline {folder.name}"):
+        with _locked(folder, f"baseline {folder.name}"):
             return _remembered(folder / "net.safetensors", folder / "baseline.json", folder / "unfinished.ckpt", train)
 
     def stage(self, name: str, make: Make) -> tuple[nn.Module, dict]:
@@ -135,13 +140,24 @@ class Store:
     def facts(self, name: str, make: Callable[[], Any]) -> Any:
         """As `stage`, without a net."""
         file = self.folder / "stages" / f"{name}.json"
-        if not file.is_file():
-            write_json(file, make())
-        return json.loads(file.read_text())
+        if file.is_file():
+            try:
+                return read_sealed(file)
+            except (OSError, ValueError) as error:
+                _tell(f"{file}: cannot be read, made again ({error})")
+        write_sealed(file, make())
+        return read_sealed(file)
 
     def publish(self, record: dict) -> None:
         """Among the results of the papers' rows."""
         write_json(self.published, record)
+
+    def serve(self, record: dict, row: str | None) -> dict:
+        """The record of this run, which is finished, for a row of a paper: published under its name if it is not yet."""
+        if row and not self.is_published():                       # it ran under another name, or elsewhere
+            record = {**record, "experiment": row, "claim": self.config["claim"]}
+            self.publish(record)
+        return record
 
     def finish(self, record: dict, net: nn.Module) -> None:
         save(net, self.net_file)
@@ -153,30 +169,57 @@ Make = Callable[[Path], tuple[nn.Module, dict]]
 
 
 @contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    lock = FileLock(path)
+def _locked(folder: Path, what: str, wait: bool = True) -> Iterator[None]:
+    """One process at a time in `folder`, also of several machines that share it: flock, which Linux carries over NFS
+    (not every cluster's file system has it switched on). The system frees the lock of a process that dies; the file
+    `lock` stays and means nothing by itself. Raises Timeout if it is taken and wait=False."""
+    lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise
+            print(f"{what}: another process is at it, waiting", flush=True)
+            lock.acquire()
     except Timeout:
-        print(f"{what}: another process is at it, waiting")
-        lock.acquire()
+        raise
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"{lock.lock_file}: cannot be locked ({getattr(error, 'strerror', None) or error}): {GO_ON}"
+                        ) from error
     try:
+        _remove(leftovers(folder))
         yield
     finally:
         lock.release()
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+@cache
+def _tell(line: str) -> None:
+    """Once per process: a damaged file is looked at more than once."""
+    print(line, flush=True)
 
 
 def _remembered(net_file: Path, facts_file: Path, unfinished: Path, make: Make) -> tuple[nn.Module, dict]:
     """What `make` made, from the files it was saved to: the same for whoever made it and whoever finds it."""
     if facts_file.is_file():
         try:
-            return load(net_file), json.loads(facts_file.read_text())
-        except (UserError, ValueError) as error:
+            facts = read_sealed(facts_file, net_file)
+            net = load(net_file)
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)                # of one that was killed right after
+            return net, facts
+        except (UserError, OSError, ValueError) as error:
             print(f"{net_file}: cannot be read, made again ({error})")
-            facts_file.unlink()
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     net, facts = make(unfinished)
     save(net, net_file)
-    write_json(facts_file, facts)                                 # last: its presence = finished
+    write_sealed(facts_file, facts, net_file)                     # last: its presence = finished
     unfinished.unlink(missing_ok=True)
-    return load(net_file), json.loads(facts_file.read_text())
+    return load(net_file), read_sealed(facts_file, net_file)

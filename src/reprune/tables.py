@@ -20,8 +20,8 @@ import yaml
 from tabulate import tabulate
 
 from reprune import results
+from reprune.files import write_text
 from reprune.results import STAGES, Line, Row, lines_of, points, read_about, read_all, read_record, read_row, stated
-from reprune.store import write_text
 
 
 def spread(values: list[float]) -> str:

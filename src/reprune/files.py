@@ -1,0 +1,87 @@
+"""Files that are whole or not there, whatever ends the process that writes them: a signal, a full disk, a power cut."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from reprune.errors import UserError
+
+GO_ON = "make room there, or make it writable, and type the same command again: what is done is kept"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what is to become `path`: a reader sees the old file or the new one, never half of it.
+
+    Raises UserError where the disk is full or does not take it; the old file stays then.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")       # no pid: hosts may share the folder
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            _sync(part)                                           # before its name: else a power loss leaves it empty
+            os.replace(part, path)
+            _sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:                   # safetensors reports a full disk in its own way
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}): {GO_ON}") from error
+
+
+def _sync(path: Path) -> None:
+    """What the system still holds in memory goes to the disk: some milliseconds."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def leftovers(folder: Path, name: str = "") -> Iterator[Path]:
+    """What killed writers have left of a new `name` (of any file) in a folder; the caller knows that none is alive."""
+    return folder.glob(f".{name}*.part")
+
+
+def write_text(path: Path, text: str) -> None:
+    """In one step, see `replacing`."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_sealed(path: Path, facts: Any, *beside: Path) -> None:
+    """JSON with a checksum of itself and of the files beside it."""
+    write_json(path, {"facts": facts, "sha256": _seal(facts, *beside)})
+
+
+def read_sealed(path: Path, *beside: Path) -> Any:
+    """The facts. Raises ValueError or OSError where they, or a file beside them, are not as they were written."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name}: not the facts that were written, the file is damaged")
+    if not {"facts", "sha256"} & set(content):                    # from before there were checksums
+        return content
+    if content.get("sha256") != _seal(content.get("facts"), *beside):
+        raise ValueError(f"{', '.join(f.name for f in (path, *beside))}: the checksum does not fit, a file is damaged")
+    return content["facts"]
+
+
+def _seal(facts: Any, *files: Path) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
