@@ -116,11 +116,6 @@ class Store:
                 _remove(leftovers(folder, name))
             yield
 
-    def tidy(self) -> None:
-        """Removes what a finished run has no use for: an attempt killed right after its record leaves its stages."""
-        with suppress(Timeout), _locked(self.folder, f"run {self.key}", wait=False):     # held: someone works on it
-            shutil.rmtree(self.folder / "stages", ignore_errors=True)
-
     def baseline(self, train: Make) -> tuple[nn.Module, dict]:
         """The unpruned net and what is known of it; trained by the first run that asks, found again by the others.
 
@@ -153,11 +148,16 @@ class Store:
         write_json(self.published, record)
 
     def serve(self, record: dict, row: str | None) -> dict:
-        """The record of this run, which is finished, for a row of a paper: published under its name if it is not yet."""
+        """The record of this finished run, for a row of a paper: published under its name if it is not yet."""
         if row and not self.is_published():                       # it ran under another name, or elsewhere
             record = {**record, "experiment": row, "claim": self.config["claim"]}
             self.publish(record)
         return record
+
+    def _tidy(self) -> None:
+        """Removes what a finished run has no use for: an attempt killed right after its record leaves its stages."""
+        with suppress(Timeout, UserError), _locked(self.folder, f"run {self.key}", wait=False):   # held: not ours now
+            shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
     def finish(self, record: dict, net: nn.Module) -> None:
         save(net, self.net_file)
