@@ -149,6 +149,8 @@ class Store:
 
     def serve(self, record: dict, row: str | None) -> dict:
         """The record of this finished run, for a row of a paper: published under its name if it is not yet."""
+        if (self.folder / "stages").exists():
+            self._tidy()
         if row and not self.is_published():                       # it ran under another name, or elsewhere
             record = {**record, "experiment": row, "claim": self.config["claim"]}
             self.publish(record)
