@@ -1,4 +1,5 @@
-"""Sweeps: which rows a pattern names, and what a cell that fails does (it is noted, the others run, the end tells)."""
+"""Sweeps: which rows a pattern names, which cells are missing, and what a cell that fails does (it is noted, the others
+run, the end tells)."""
 
 from __future__ import annotations
 
@@ -10,16 +11,19 @@ import re
 import sys
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from reprune.compose import Composer, outside_of_jobs
 from reprune.errors import UserError, user_error
 from reprune.store import Store, write_json
 
@@ -47,6 +51,66 @@ def rows(choice: str, root: Path) -> list[str]:
             raise UserError(f"experiments={part} matches no row; the rows are: {', '.join(valid)}")
         chosen += found or [part]
     return chosen
+
+
+class Cells:
+    """The cells of one sweep: those that are finished are named, published for the row that asks, and not launched.
+
+    A cell is left out only if its record lies under the very key that its job would compute. Hence what this process
+    cannot know for sure is left to the job, which looks again and skips as well: a config that does not compose or
+    resolve here (a job then tells why), or that depends on the job (${hydra:...}, hydra.job.env_set, hydra.job.chdir).
+    What both read alike is files, the working directory and the environment of the command: a launcher that starts
+    jobs elsewhere has to pass them on for its jobs to find their data.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig):
+        self.compose = Composer(loader, config.hydra.job.config_name, config.hydra.overrides.hydra)
+        self.output_dir = Path(config.output_dir)
+        self.launched: dict[tuple[str, ...], Store | None] = {}   # None: this process cannot tell its key
+        self.skipped = 0
+
+    def missing(self, cells: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The overrides of the cells to launch."""
+        todo = []
+        for cell in cells:
+            store, record = self._look(cell)
+            if record is None:
+                todo.append(list(cell))
+                self.launched[tuple(cell)] = store
+            else:
+                print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
+                self.skipped += 1
+        return todo
+
+    def _look(self, cell: Sequence[str]) -> tuple[Store | None, dict | None]:
+        """-> its place, its record where there is nothing to do"""
+        try:
+            with outside_of_jobs():
+                cfg = self.compose(cell)
+                store = Store(cfg)
+                force, row = cfg.force, cfg.experiment
+        except Exception:                                         # whatever it is, the job will meet and tell it
+            return None, None
+        record = None if force else store.finished()
+        if record is not None:
+            store.serve(record, row)
+        return store, record
+
+    def composes(self, cell: Sequence[str]) -> bool:
+        try:
+            self.compose(cell)
+            return True
+        except Exception:
+            return False
+
+    def count(self) -> str:
+        """How the sweep has ended."""
+        failed = {note["overrides"] for note in failures(self.output_dir)}
+        ended = [("failed" if " ".join(cell) in failed else "done" if store is None or store.finished() else "lost")
+                 for cell, store in self.launched.items()]
+        lost = ended.count("lost")
+        return (f"{self.skipped + len(ended)} cells: {ended.count('done')} done, {self.skipped} finished before, "
+                f"{ended.count('failed')} failed" + f", {lost} without a record" * (lost > 0))
 
 
 def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
@@ -95,6 +159,16 @@ def _name(cfg: DictConfig) -> str:
         return hashlib.sha256(" ".join(HydraConfig.get().overrides.task).encode()).hexdigest()[:16]
 
 
+def failures(output_dir: Path) -> list[dict]:
+    """The notes of this sweep's cells that have failed."""
+    notes = []
+    for file in sorted(output_dir.glob("failed/*.json")):
+        with suppress(OSError, ValueError):                       # of an earlier sweep: this one's are whole
+            note = json.loads(file.read_text())
+            notes += [note] if note["sweep"] == os.environ.get(SWEEP) else []
+    return notes
+
+
 class Summary(Callback):
     """At the end of a sweep: the cells that failed, and status 1 if there are any."""
 
@@ -102,8 +176,7 @@ class Summary(Callback):
         os.environ[SWEEP] = uuid.uuid4().hex
 
     def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
-        notes = [json.loads(file.read_text()) for file in sorted(Path(config.output_dir).glob("failed/*.json"))]
-        failed = [note for note in notes if note["sweep"] == os.environ[SWEEP]]
+        failed = failures(Path(config.output_dir))
         for note in failed:
             print(f"failed: {note['overrides']}\n        {note['error']}", file=sys.stderr)
         if failed:

@@ -1,0 +1,27 @@
+"""Hydra's basic sweeper, for the cells that are missing: what is finished is not even submitted as a job."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+
+
+class MissingSweeper(BasicSweeper):
+    """Hydra imports this file at every start, so what it needs is imported when a sweep begins."""
+
+    def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        from reprune.sweep import Cells
+
+        (cells,) = super().split_arguments(overrides, None)
+        self.cells = Cells(self.hydra_context.config_loader, self.config)
+        missing = self.cells.missing(cells)
+        return list(self.split_overrides_to_chunks(missing, max_batch_size)) if missing else []
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        super().validate_batch_is_legal([cell for cell in batch if not self.cells.composes(cell)])
+
+    def sweep(self, arguments: list[str]) -> Any:
+        returns = super().sweep(arguments)
+        print(self.cells.count())
+        return returns
