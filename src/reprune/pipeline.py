@@ -41,9 +41,7 @@ def run(cfg: DictConfig) -> dict:
 
 def _skip(cfg: DictConfig, record: dict, store: Store) -> dict:
     print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
-    if cfg.experiment and not store.published.is_file():          # it ran under another name, or elsewhere
-        record = {**record, "experiment": cfg.experiment, "claim": store.config["claim"]}
-        store.publish(record)
+    record = store.serve(record, cfg.experiment)
     show(record, store.folder)
     return record
 
