@@ -36,8 +36,15 @@ def resolved(cfg: DictConfig) -> dict:
         path = Path(weights)
         if not path.is_file():
             raise UserError(f"model.weights: no file at {path.absolute()}")
-        config["model"]["weights"] = f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        now = path.stat()
+        config["model"]["weights"] = f"{path.name} sha256:{_sha256(path, now.st_ino, now.st_mtime_ns, now.st_size)}"
     return without(config, PLACES)
+
+
+@cache
+def _sha256(path: Path, *_: int) -> str:
+    """Of the content; read once per process as long as the file stays the same: many cells of a sweep ask."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def key_of(config: dict) -> str:
