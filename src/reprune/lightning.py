@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from reprune.data import Data
@@ -22,12 +23,14 @@ from reprune.errors import UserError
 from reprune.probe import Probe, evaluate
 from reprune.sockets import Method, Penalty, Step
 from reprune.surgery import zero_filters
+from reprune.unfinished import Unfinished
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")
 warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+warnings.filterwarnings("ignore", ".*`srun` command is available.*")
 
 
 class Classifier(pl.LightningModule):
@@ -41,6 +44,8 @@ class Classifier(pl.LightningModule):
                  penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None, seed: int = 0):
         super().__init__()
         self.seed = seed
+        self.sums: dict[str, Tensor] = {}                         # over the images of this epoch; saved in its middle
+        self.seen = 0
         self.net, self.stage, self.penalties = net, stage, dict(penalties or {})
         self._optimizer, self._scheduler = optimizer, scheduler
         self._teacher = [teacher]                                 # in a list: not a submodule, not trained, not saved
@@ -52,13 +57,12 @@ class Classifier(pl.LightningModule):
         x, y = batch
         logits = self(x)                                          # [B, classes]
         loss = F.cross_entropy(logits, y)
-        self._log("loss", loss, len(y))
+        curve = {"loss": loss}
         step = Step(self.net, x, y, logits, self.current_epoch, self._teacher[0])
         for name, penalty in self.penalties.items():
-            value = penalty(step)
-            self._log(f"penalty/{name}", value, len(y))
-            loss = loss + value
-        self._log("top1", 100 * (logits.detach().argmax(1) == y).float().mean(), len(y))
+            curve[f"penalty/{name}"] = penalty(step)
+            loss = loss + curve[f"penalty/{name}"]
+        self._add({**curve, "top1": 100 * (logits.argmax(1) == y).float().mean()}, len(y))
         if (not loss.is_cuda or self.global_step % 50 == 0) and not torch.isfinite(loss):
             raise UserError(f"loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}) of the "
                             f"{self.stage} stage: lower its learning rate (recipe.{self.stage}.optimizer.lr) or the "
@@ -67,23 +71,54 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         x, y = batch
-        self._log("val_top1", 100 * (self(x).argmax(1) == y).float().mean(), len(y))
+        self.log(f"{self.stage}/val_top1", 100 * (self(x).argmax(1) == y).float().mean(), batch_size=len(y),
+                 sync_dist=self.trainer.world_size > 1)
 
     def on_train_start(self) -> None:
         if self._teacher[0] is not None:
             self._teacher[0].to(self.device).eval()
 
     def on_train_epoch_start(self) -> None:
+        self.sums, self.seen = {}, 0
         torch.manual_seed(derive(self.seed, f"epoch {self.current_epoch}"))
+
+    def on_train_epoch_end(self) -> None:
+        for name, total in self.sums.items():
+            self.log(f"{self.stage}/{name}", total / self.seen, prog_bar="top1" in name,
+                     sync_dist=self.trainer.world_size > 1)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["curve"] = {"sums": self.sums, "seen": self.seen}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.sums, self.seen = checkpoint["curve"]["sums"], checkpoint["curve"]["seen"]
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.net.parameters())
         return {"optimizer": optimizer,
                 **({"lr_scheduler": self._scheduler(optimizer)} if self._scheduler is not None else {})}
 
-    def _log(self, name: str, value: Tensor, batch_size: int) -> None:
-        self.log(f"{self.stage}/{name}", value, on_step=False, on_epoch=True, prog_bar="top1" in name,
-                 batch_size=batch_size)
+    def _add(self, means: Mapping[str, Tensor], images: int) -> None:
+        """To the curve of this epoch. Not through self.log, which costs more per step and is not in a checkpoint."""
+        self.seen += images
+        for name, mean in means.items():
+            total = mean.detach().float() * images
+            self.sums[name] = self.sums[name].to(total.device) + total if name in self.sums else total
+
+
+class Loaders(pl.LightningDataModule):
+    """The images of one stage; where several processes train together, each makes its own."""
+
+    def __init__(self, data: Data, cfg: DictConfig, seed: int):
+        super().__init__()
+        self.data, self.recipe, self.seed, self.where = data, cfg.recipe, seed, device(cfg)
+
+    def train_dataloader(self) -> Any:
+        share = self.trainer.global_rank, self.trainer.world_size
+        return self.data.train(self.recipe.batch_size, self.seed, self.where, share)
+
+    def val_dataloader(self) -> Any:
+        return self.data.val(self.recipe.eval_batch_size, self.where) if len(self.data.parts.val) else []
 
 
 class PruningCallback(pl.Callback):
@@ -94,7 +129,7 @@ class PruningCallback(pl.Callback):
         self.method, self.probe, self.every = method, probe, every
 
     def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
-        if trainer.current_epoch == 0:                            # not where a stage goes on
+        if trainer.global_step == 0:                              # not where a stage goes on
             self.silence(module.net)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
@@ -124,24 +159,13 @@ class TestCurve(pl.Callback):
         self.top1.append(round(evaluate(module.net, loader)[1], 4))
 
 
-class Unfinished(pl.Callback):
-    """After every epoch, all that training needs to go on from there: weights, optimiser, schedule, callbacks."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        if trainer.current_epoch + 1 < trainer.max_epochs:
-            trainer.save_checkpoint(self.path)                    # in one step
-
-
 def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, epochs: int | None = None,
         penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None,
         callbacks: Sequence[pl.Callback] = (), logger: Any = False, unfinished: Path | None = None) -> int:
     """Trains `net` in place by one part (baseline, sparse, between, recover) of the recipe. -> epochs run
 
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
-    unfinished: where it leaves a checkpoint after every epoch, and goes on from the one an earlier attempt has left.
+    unfinished: where it leaves checkpoints, and goes on from the one an earlier attempt has left.
     """
     recipe = cfg.recipe[part]
     if recipe is None:
@@ -159,13 +183,13 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
         net.train()                                               # Lightning keeps the mode it finds
         module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties, teacher,
                             derive(cfg.seed, stage))
-        train = data.train(cfg.recipe.batch_size, derive(cfg.seed, stage), where)
-        val = data.val(cfg.recipe.eval_batch_size, where) if len(data.parts.val) else None
+        loaders = Loaders(data, cfg, derive(cfg.seed, stage))
         going_on = unfinished is not None and readable(unfinished)
         saving = [Unfinished(unfinished)] if unfinished is not None else []
-        trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving])
+        trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving],
+                              plugins=[LightningEnvironment()])   # a job of a cluster is one process to Lightning too
         print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}" + ", going on where it was cut off" * going_on)
-        trainer.fit(module, train, val, ckpt_path=unfinished if going_on else None)
+        trainer.fit(module, loaders, ckpt_path=unfinished if going_on else None)
     net.to(where)
     return epochs
 

@@ -23,15 +23,19 @@ class Data(ABC):
         self.name, self.channels, self.classes, self.size = name, channels, classes, size
         self.mean, self.std, self.parts = mean, std, parts
 
-    def train(self, batch_size: int, seed: int, device="cpu"):
+    def train(self, batch_size: int, seed: int, device="cpu", share: tuple[int, int] = (0, 1)):
         """Shuffled and augmented; (seed, epoch) determine every batch. `loader.sampler.set_epoch(e)` chooses the epoch.
 
         The last, smaller batch is kept, but not when it holds one image: batch statistics of one sample mean nothing.
+        share: (rank, processes) where several processes train together, each with its part of every batch.
         """
-        sampler = EpochSampler(len(self.parts.train), seed, self._batch(batch_size))
+        if batch_size % share[1]:
+            raise UserError(f"recipe.batch_size={batch_size} cannot be shared by {share[1]} devices: use a multiple of "
+                            f"{share[1]}, or another trainer.devices")
+        sampler = EpochSampler(len(self.parts.train), seed, self._batch(batch_size), share)
         if len(sampler) == 0:
             raise UserError(f"dataset {self.name}: nothing to train on; raise dataset.limit or lower dataset.val_size")
-        return self._loader("train", self.parts.train, batch_size, device, sampler)
+        return self._loader("train", self.parts.train, sampler.batch_size, device, sampler)
 
     def plain(self, batch_size: int, seed: int, n: int | None = None, device="cpu"):
         """n training images (all of them by default), drawn without replacement, not augmented: for calibration."""

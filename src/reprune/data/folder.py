@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 
 from reprune.data.base import Data
 from reprune.data.normalize import Normalize, constants, moments
-from reprune.data.sampler import EpochSampler, generator
+from reprune.data.sampler import EpochSampler, Resumable, generator
 from reprune.data.split import split
 from reprune.errors import UserError
 
@@ -43,7 +43,7 @@ class Photos(Dataset):
         return torch.from_numpy(np.array(image)), label
 
 
-class FolderLoader:
+class FolderLoader(Resumable):
     """Normalises the workers' uint8 batches on the device: a quarter of the bytes travels between processes."""
 
     batch_sampler = None  # Lightning reads it from whatever has a `sampler`
@@ -57,7 +57,9 @@ class FolderLoader:
 
     def __iter__(self):
         try:
+            self.done = getattr(self.sampler, "resume_at", 0)  # a fixed order has none
             for x, y in self.loader:  # workers start at the first batch, see EpochSampler
+                self.done += 1
                 yield self.normalize(x.to(self.device, non_blocking=True)), y.to(self.device, non_blocking=True)
         except UserError as error:  # a worker's error arrives with its traceback in the text: keep the last line
             raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reprune.data.base import Data
 from reprune.data.normalize import Normalize
-from reprune.data.sampler import EpochSampler
+from reprune.data.sampler import EpochSampler, Resumable
 
 
 class Images:
@@ -48,7 +48,7 @@ class Images:
         return both.index_select(0, torch.arange(len(x), device=x.device) + len(x) * mirrored)
 
 
-class TensorLoader:
+class TensorLoader(Resumable):
     """Batches of `images[rows]`; with a sampler: reordered, randomly cropped and (if flip) mirrored."""
 
     batch_sampler = None  # Lightning reads it from whatever has a `sampler`
@@ -63,10 +63,12 @@ class TensorLoader:
         return -(-len(self.rows if self.sampler is None else self.sampler) // self.batch_size)
 
     def __iter__(self):
+        self.done = getattr(self.sampler, "resume_at", 0)  # a fixed order has none
         rows, start, mirrored = self._draw()  # at the first batch, see EpochSampler
         labels = self.images.labels[rows]
         for i in range(0, len(rows), self.batch_size):
             batch = slice(i, i + self.batch_size)
+            self.done += 1
             pixels = self.images.crop(start[batch], None if mirrored is None else mirrored[batch])
             yield self.normalize(pixels), labels[batch]
 
@@ -75,9 +77,9 @@ class TensorLoader:
         rows, dy, dx, mirrored = self.rows, self.images.pad, self.images.pad, None
         if self.sampler is not None:
             order, rng = self.sampler.next_epoch()
-            rows = rows[order]
-            dy, dx = torch.randint(2 * self.images.pad + 1, (2, len(rows)), generator=rng)
-            mirrored = torch.randint(2, (len(rows),), generator=rng) if self.flip else None
+            dy, dx = map(self.sampler.part, torch.randint(2 * self.images.pad + 1, (2, len(order)), generator=rng))
+            mirrored = self.sampler.part(torch.randint(2, (len(order),), generator=rng)) if self.flip else None
+            rows = rows[self.sampler.part(order)]
         device = self.images.pixels.device
         start = self.images.start(rows, dy, dx).to(device)
         return rows.to(device), start, None if mirrored is None else mirrored.to(device)
@@ -91,6 +93,9 @@ class TensorData(Data):
         self.flip = flip
         self._images = {"train": train, "test": test}
         self._on_device: dict = {}
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_on_device": {}}  # another process has another device
 
     def _loader(self, source, rows, batch_size, device, sampler=None) -> TensorLoader:
         images, normalize = self._place(source, device)
