@@ -1,0 +1,342 @@
+"""Kills a small sweep again and again, types its command again, and demands the records of one that was never killed.
+
+    python tests/faults.py --help
+
+Most attempts are forked from this process, which has torch loaded already: a start costs a second, not ten. The others
+are the real `python run.py`. Ends with status 1 and says where, if anything differs or is left over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import re
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"                       # the same sums everywhere, and no threads before a fork
+sys.dont_write_bytecode = True                            # not among the file operations
+
+import torch  # noqa: E402
+from conftest import ROOT, TINY  # noqa: E402
+from filelock import FileLock, Timeout  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from tabulate import tabulate  # noqa: E402
+from test_resume import result  # noqa: E402
+
+import reprune  # noqa: E402
+import reprune.pipeline  # noqa: E402
+from reprune.files import write_text  # noqa: E402
+
+METHODS = ["hgsr", "l1", "random", "sfp"]
+LENGTHS = ["recipe.baseline.epochs=5", "recipe.sparse.epochs=4", "recipe.recover.epochs=3", "method/rounds=steps",
+           "method.rounds.n=2"]
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+PATIENCE = 120                                            # seconds for one attempt, or for a signal to be obeyed
+
+
+class Attempt:
+    """One start of `python run.py -m OVERRIDES`, in a process group of its own, its output in a file."""
+
+    def __init__(self, overrides: list[str], folder: Path, real: bool = False, point: int = 0):
+        """point: of the file operation at which it kills itself; 0: it only counts them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / f"{len(list(folder.glob('*.log'))):03}.log"
+        self.count = self.log.with_suffix(".count")
+        self.log.touch()
+        sys.stdout.flush()
+        self.pid, self.status = os.fork(), None
+        if not self.pid:
+            self._run(overrides, folder, real, point)
+        with suppress(PermissionError):                           # it has done so itself, and is another program now
+            os.setpgid(self.pid, self.pid)
+
+    def _run(self, overrides: list[str], folder: Path, real: bool, point: int) -> None:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            (folder / "tmp").mkdir(exist_ok=True)
+            os.environ.update(TMPDIR=str(folder / "tmp"), PYTHONUNBUFFERED="1")
+            log = os.open(self.log, os.O_WRONLY)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.chdir(folder)
+            argv = [str(ROOT / "run.py"), "-m", *TINY, *LENGTHS, f"output_dir={folder}/outputs", *overrides]
+            if real:
+                os.execv(sys.executable, [sys.executable, *argv])
+            sys.argv, sys.stdout, sys.stderr = argv, os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+            operations = watch(point)
+            runpy.run_path(argv[0], run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            print(end.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            if not code:
+                self.count.write_text(str(operations[0]))
+            os._exit(code)
+
+    def wait(self, seconds: float = PATIENCE) -> int | None:
+        """-> its exit status (-signal, where one ended it), None if it still runs after so many seconds"""
+        until = time.monotonic() + seconds
+        while self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > until:
+                break
+            else:
+                time.sleep(0.005)
+        return self.status
+
+    def send(self, what: signal.Signals) -> None:
+        """To it and all that it has started. Raises Failure if it does not end."""
+        os.killpg(self.pid, what)
+        if self.wait() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+            raise Failure(f"{self.log}: goes on {PATIENCE} s after {what.name}")
+
+    def moment(self) -> str:
+        """What it was doing when its output ended."""
+        said = re.findall(r"^(?:(baseline|sparse|recover)[-\d]*: \d+ epoch|(record) )", self.log.read_text(), re.M)
+        return "start-up" if not said else said[-1][0] or "between runs"
+
+
+def watch(point: int) -> list[int]:
+    """Counts this process's file operations from now on, and kills it right before the one numbered `point`."""
+    count = [0]
+
+    def hook(event: str, args: tuple) -> None:
+        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+            count[0] += 1
+            if count[0] == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    return count
+
+
+class Failure(Exception):
+    """What must never happen."""
+
+
+@dataclass
+class Part:
+    """What happened in one part of the drive."""
+
+    name: str
+    sweeps: int = 0
+    attempts: int = 0
+    kills: Counter = field(default_factory=Counter)               # (signal, moment) -> how many
+    records: int = 0                                              # compared, and identical
+
+    def count(self, what: signal.Signals, attempt: Attempt) -> None:
+        self.kills[what.name, attempt.moment()] += 1
+
+
+class Whole:
+    """A sweep that nothing disturbed: what every other one must end with."""
+
+    def __init__(self, folder: Path):
+        start = time.monotonic()
+        attempt = Attempt([f"method={','.join(METHODS)}"], folder)
+        if attempt.wait(PATIENCE * 5):
+            raise Failure(f"{attempt.log}: status {attempt.status} without being killed")
+        self.seconds = time.monotonic() - start
+        self.records = records(folder)
+        self.nets = {key: load_file(folder / "outputs" / key / "net.safetensors") for key in self.records}
+
+    def demand(self, folder: Path, methods: list[str]) -> int:
+        """The same records, bit-equal nets, nothing half-written or left over, no lock held. -> records compared"""
+        found = records(folder)
+        if sorted(r["method"] for r in found.values()) != sorted(methods):
+            raise Failure(f"{folder}: records of {sorted(r['method'] for r in found.values())}, not of {methods}")
+        for key, record in found.items():
+            if result(record) != result(self.records[key]):
+                raise Failure(f"{folder}: record {key} differs from that of the sweep that was not killed")
+            net = load_file(folder / "outputs" / key / "net.safetensors")
+            if net.keys() != self.nets[key].keys() or any(not torch.equal(net[n], self.nets[key][n]) for n in net):
+                raise Failure(f"{folder}: the net of {key} is not bit-equal")
+            reprune.load(folder / "outputs" / key / "net.safetensors")
+        for file in [f for f in (folder / "outputs").rglob("*") if f.is_file()]:
+            if file.suffix == ".json":
+                json.loads(file.read_text())
+            elif file.name == "lock":
+                free(file)
+            elif file.name not in ("net.safetensors", "multirun.yaml"):
+                raise Failure(f"{file}: left over")
+        if left := [*(folder / "tmp").iterdir(), *(folder / "outputs").glob("*/stages")]:
+            raise Failure(f"{folder}: left over: {', '.join(map(str, left))}")
+        return len(found)
+
+
+def free(lock: Path) -> None:
+    try:
+        FileLock(lock, timeout=0).acquire().lock.release()
+    except Timeout:
+        raise Failure(f"{lock}: held by nobody that lives") from None
+
+
+def records(folder: Path) -> dict[str, dict]:
+    return {f.parent.name: json.loads(f.read_text()) for f in (folder / "outputs").glob("*/record.json")}
+
+
+def finish(attempts: list[Attempt]) -> None:
+    for attempt in attempts:
+        if attempt.wait():
+            raise Failure(f"{attempt.log}: status {attempt.status}")
+
+
+def killed_at_random(whole: Whole, folder: Path, part: Part, rng: random.Random, mean: float, real: bool = False,
+                     most: int = 12) -> None:
+    """A sweep on a machine that dies once in `mean` seconds, whatever it does; left alone after `most` kills."""
+    methods = rng.sample(METHODS, 2)
+    part.sweeps += 1
+    for number in range(most + 1):
+        what, delay = rng.choice(SIGNALS), rng.expovariate(1 / mean)
+        attempt = Attempt([f"method={','.join(methods)}"], folder, real=real)
+        part.attempts += 1
+        if attempt.wait(delay if number < most else PATIENCE * 5) is None:
+            attempt.send(what)
+            if attempt.status:                                    # else it was at its end
+                part.count(what, attempt)
+        elif attempt.status:
+            raise Failure(f"{attempt.log}: status {attempt.status} without being killed")
+        if attempt.status == 0:
+            break
+    part.records += whole.demand(folder, methods)
+
+
+def killed_at_operations(whole: Whole, folder: Path, part: Part, most: int) -> None:
+    """One kill per sweep, right before a file operation: up to `most`, evenly over all that an undisturbed one does."""
+    command = ["method=hgsr"]
+    counting = Attempt(command, folder / "undisturbed")
+    finish([counting])
+    total = int(counting.count.read_text())
+    for number in range(min(most, total)):
+        point = 1 + number * total // min(most, total)
+        place = folder / str(point)
+        attempt = Attempt(command, place, point=point)
+        if attempt.wait() != -signal.SIGKILL:
+            raise Failure(f"{attempt.log}: status {attempt.status}, was to be killed at operation {point} of {total}")
+        part.count(signal.SIGKILL, attempt)
+        finish([Attempt(command, place)])
+        part.sweeps, part.attempts = part.sweeps + 1, part.attempts + 2
+        part.records += whole.demand(place, ["hgsr"])
+        shutil.rmtree(place)
+
+
+def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool) -> None:
+    """One process per method, all at once: they need the same baseline, and one of them trains it. kill: that one dies
+    while it does, and another goes on from its checkpoint."""
+    attempts = [Attempt([f"method={method}"], folder) for method in methods]
+    if kill:
+        while not list((folder / "outputs").glob("baselines/*/unfinished.ckpt")):
+            time.sleep(0.002)
+        (holder,) = (n for n, attempt in enumerate(attempts) if attempt.moment() == "baseline")
+        attempts[holder].send(signal.SIGKILL)
+        part.count(signal.SIGKILL, attempts[holder])
+        finish([a for n, a in enumerate(attempts) if n != holder])
+        attempts.append(Attempt([f"method={methods[holder]}"], folder))
+        finish(attempts[-1:])
+    else:
+        finish(attempts)
+    said = [line for a in attempts for line in a.log.read_text().splitlines() if line.startswith("baseline: ")]
+    if len(said) != 1 + kill or kill != any("going on where it was cut off" in line for line in said):
+        raise Failure(f"{folder}: the baseline was to be trained once: {said}")
+    part.sweeps, part.attempts = part.sweeps + 1, part.attempts + len(attempts)
+    part.records += whole.demand(folder, sorted(set(methods)))
+
+
+def drive(out: Path, args: argparse.Namespace) -> list[Part]:
+    """All parts, in folders below `out`."""
+    rng = random.Random(args.seed)
+    whole = Whole(out / "whole")
+    mean = whole.seconds / 6
+    parts = [Part("killed at random, forked attempts"), Part("killed at random, `python run.py`"),
+             Part("killed at a file operation"), Part("at once, one baseline"), Part("at once, its trainer killed"),
+             Part("at once, the same run")]
+    alike, trainer_killed, same = parts[3:]
+    todo: list[Callable[[Path], None]] = [
+        *(lambda at: killed_at_random(whole, at, parts[0], rng, mean) for _ in range(args.sweeps)),
+        *(lambda at: killed_at_random(whole, at, parts[1], rng, mean + args.start, True) for _ in range(args.commands)),
+        *(lambda at: killed_at_operations(whole, at, parts[2], args.operations) for _ in range(args.operations > 0)),
+        *(lambda at, n=n: race(whole, at, alike, METHODS[:n], kill=False) for n in args.races),
+        *(lambda at, n=n: race(whole, at, trainer_killed, METHODS[:n], kill=True) for n in args.races),
+        *(lambda at, n=n: race(whole, at, same, ["l1"] * n, kill=False) for n in args.races)]
+    for number, do in enumerate(todo):
+        do(out / str(number))
+        print("; ".join(f"{p.name}: {p.attempts} attempts, {p.kills.total()} kills, {p.records} records identical"
+                        for p in parts if p.sweeps), flush=True)
+    return [p for p in parts if p.sweeps]
+
+
+def report(parts: list[Part], seconds: float, seed: int) -> str:
+    kills = sum((p.kills for p in parts), Counter())
+    moments = ["start-up", "baseline", "sparse", "recover", "between runs"]
+    names = [s.name for s in SIGNALS]
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "pytorch-lightning", "hydra-core"))
+    by_part = [[p.name, p.sweeps, p.attempts, *(sum(n for (s, _), n in p.kills.items() if s == name) for name in names),
+                p.records] for p in parts]
+    total = ["all", *(sum(row[i] for row in by_part) for i in range(1, len(by_part[0])))]
+    by_moment = [[moment, *(kills[name, moment] for name in names)] for moment in moments]
+    machine = f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}, {versions}"
+    return f"""# Faults
+
+Made by `make faults` in {seconds / 60:.0f} minutes, seed {seed}. {machine}.
+
+Small sweeps on the digits are killed, and their command is typed again until it ends. Then every record is compared
+with that of a sweep that was never disturbed (all but times, memory and versions), and every net bit for bit; no file
+may be half-written or left over, and no lock held. The first difference ends the drive with an error, so every record
+counted here was identical.
+
+{tabulate([*by_part, total], ["", "sweeps", "attempts", *names, "records compared, identical"], tablefmt="github")}
+
+What the attempts were at when they were killed:
+
+{tabulate(by_moment, ["", *names], tablefmt="github")}
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweeps", type=int, default=6, help="killed at random moments, forked attempts")
+    parser.add_argument("--commands", type=int, default=2, help="the same with `python run.py`")
+    parser.add_argument("--start", type=float, default=10, help="seconds that `python run.py` takes to start")
+    parser.add_argument("--operations", type=int, default=30, help="kills right before a file operation")
+    parser.add_argument("--races", type=int, nargs="*", default=[2, 4], help="processes that start at once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, help="the Markdown file to write")
+    args = parser.parse_args()
+    out, start = Path(tempfile.mkdtemp(prefix="reprune-faults-")), time.monotonic()
+    try:
+        parts = drive(out, args)
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    shutil.rmtree(out)
+    if args.report:
+        write_text(args.report, report(parts, time.monotonic() - start, args.seed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
