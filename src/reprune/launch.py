@@ -29,6 +29,8 @@ class Workers(Callback):
             launcher.n_jobs = gpus or -1
         if "ray" in launcher and launcher.ray.remote.num_gpus is None:
             launcher.ray.remote.num_gpus = min(gpus, 1)
+        if "submitit_folder" in launcher:
+            print(f"what the runs print: {launcher.submitit_folder.replace('%j', '<job>')}/<job>_0_log.out and .err")
         for name in ("RAY_USAGE_STATS_ENABLED", "RAY_DEDUP_LOGS"):             # all that the runs print, nothing else
             os.environ.setdefault(name, "0")
 
