@@ -25,7 +25,8 @@ from omegaconf import DictConfig
 
 from reprune.compose import Composer, outside_of_jobs
 from reprune.errors import UserError, user_error
-from reprune.store import Store, write_json
+from reprune.files import GO_ON, write_json, write_text
+from reprune.store import Store
 
 SWEEP = "REPRUNE_SWEEP"                 # environment variable: the id of the sweep, for jobs in other processes
 
@@ -92,8 +93,11 @@ class Cells:
         except Exception:                                         # whatever it is, the job will meet and tell it
             return None, None
         record = None if force else store.finished()
-        if record is not None:
-            store.serve(record, row)
+        try:
+            if record is not None:
+                store.serve(record, row)
+        except UserError:                                         # results_dir cannot be written: the job tells
+            return store, None
         return store, record
 
     def composes(self, cell: Sequence[str]) -> bool:
@@ -127,10 +131,17 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
         line = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
         what = " ".join(HydraConfig.get().overrides.task)
         print(f"error: {line}\n  in: {what}", file=sys.stderr)
-        write_json(note, {"sweep": os.environ.get(SWEEP), "overrides": what, "error": line,
-                          "traceback": traceback.format_exc(), "when": datetime.now(UTC).isoformat("T", "seconds")})
+        content = {"sweep": os.environ.get(SWEEP), "overrides": what, "error": line,
+                   "traceback": traceback.format_exc(), "when": datetime.now(UTC).isoformat("T", "seconds")}
+        try:
+            write_json(note, content)
+        except UserError:                                         # a full disk may be why the cell has failed
+            if Summary.unwritten is None:
+                raise                                             # a job of its own: its launcher tells the sweep
+            Summary.unwritten.append(content)
         return math.nan
-    note.unlink(missing_ok=True)
+    with suppress(OSError):                                       # a finished cell, on a disk that is read-only
+        note.unlink(missing_ok=True)
     return value
 
 
@@ -166,14 +177,20 @@ def failures(output_dir: Path) -> list[dict]:
         with suppress(OSError, ValueError):                       # of an earlier sweep: this one's are whole
             note = json.loads(file.read_text())
             notes += [note] if note["sweep"] == os.environ.get(SWEEP) else []
-    return notes
+    return notes + (Summary.unwritten or [])
 
 
 class Summary(Callback):
     """At the end of a sweep: the cells that failed, and status 1 if there are any."""
 
+    unwritten: list[dict] | None = None     # in the process of the sweep: notes of cells that its disk did not take
+
+    def on_run_start(self, config: DictConfig, **kwargs) -> None:
+        _check_writable(Path(config.output_dir))
+
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
-        os.environ[SWEEP] = uuid.uuid4().hex
+        _check_writable(Path(config.output_dir))
+        os.environ[SWEEP], Summary.unwritten = uuid.uuid4().hex, []
 
     def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
         failed = failures(Path(config.output_dir))
@@ -181,3 +198,14 @@ class Summary(Callback):
             print(f"failed: {note['overrides']}\n        {note['error']}", file=sys.stderr)
         if failed:
             sys.exit(f"{len(failed)} cell(s) of the sweep failed; the same command tries them again and skips the rest")
+
+
+def _check_writable(folder: Path) -> None:
+    """Ends the command with one line where nothing can be written: Hydra itself writes there, and fails with many."""
+    probe = folder / f".{uuid.uuid4().hex}"
+    try:
+        write_text(probe, " " * 8192)
+        probe.unlink()
+    except (UserError, OSError) as error:
+        reason = getattr(error.__cause__ or error, "strerror", None) or error
+        sys.exit(f"error: output_dir={folder} cannot be written ({reason}): {GO_ON}")
