@@ -5,7 +5,7 @@ CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tables bench check clean
+.PHONY: help setup demo test faults tables bench check clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: setup    ## train, prune and fine-tune a small ResNet on embedded data, in
 
 test: setup    ## the whole test suite (set DATA_DIR to a folder with CIFAR-10 to include it)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES)
+
+faults: setup    ## results/faults.md: sweeps killed at random must end as if nothing had happened (some ten minutes)
+	$(BIN)/python tests/faults.py --report results/faults.md
 
 tables: setup    ## results/*.md from experiments/ and results/runs/
 	$(BIN)/python -m reprune.tables

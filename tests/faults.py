@@ -42,8 +42,7 @@ import reprune  # noqa: E402
 import reprune.pipeline  # noqa: E402
 from reprune.files import write_text  # noqa: E402
 
-METHODS = ["hgsr", "l1", "random", "sfp"]
-LENGTHS = ["recipe.baseline.epochs=5", "recipe.sparse.epochs=4", "recipe.recover.epochs=3", "method/rounds=steps",
+LENGTHS = ["recipe.baseline.epochs=4", "recipe.sparse.epochs=3", "recipe.recover.epochs=3", "method/rounds=steps",
            "method.rounds.n=2"]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PATIENCE = 120                                            # seconds for one attempt, or for a signal to be obeyed
@@ -71,6 +70,7 @@ class Attempt:
             os.setpgid(0, 0)
             (folder / "tmp").mkdir(exist_ok=True)
             os.environ.update(TMPDIR=str(folder / "tmp"), PYTHONUNBUFFERED="1")
+            tempfile.tempdir = None                               # that of the parent
             log = os.open(self.log, os.O_WRONLY)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -147,17 +147,23 @@ class Part:
     attempts: int = 0
     kills: Counter = field(default_factory=Counter)               # (signal, moment) -> how many
     records: int = 0                                              # compared, and identical
+    temporary: int = 0                                            # files in the system's temporary folder
 
-    def count(self, what: signal.Signals, attempt: Attempt) -> None:
+    def killed(self, what: signal.Signals, attempt: Attempt) -> None:
         self.kills[what.name, attempt.moment()] += 1
+
+    def ended(self, whole: Whole, folder: Path, methods: list[str], attempts: int) -> None:
+        self.records += whole.demand(folder, methods)
+        self.sweeps, self.attempts = self.sweeps + 1, self.attempts + attempts
+        self.temporary += len(list((folder / "tmp").iterdir()))
 
 
 class Whole:
     """A sweep that nothing disturbed: what every other one must end with."""
 
-    def __init__(self, folder: Path):
-        start = time.monotonic()
-        attempt = Attempt([f"method={','.join(METHODS)}"], folder)
+    def __init__(self, folder: Path, methods: list[str]):
+        self.methods, start = methods, time.monotonic()
+        attempt = Attempt([f"method={','.join(methods)}"], folder)
         if attempt.wait(PATIENCE * 5):
             raise Failure(f"{attempt.log}: status {attempt.status} without being killed")
         self.seconds = time.monotonic() - start
@@ -183,8 +189,8 @@ class Whole:
                 free(file)
             elif file.name not in ("net.safetensors", "multirun.yaml"):
                 raise Failure(f"{file}: left over")
-        if left := [*(folder / "tmp").iterdir(), *(folder / "outputs").glob("*/stages")]:
-            raise Failure(f"{folder}: left over: {', '.join(map(str, left))}")
+        if left := list((folder / "outputs").glob("*/stages")):
+            raise Failure(f"{left[0]}: left over")
         return len(found)
 
 
@@ -208,21 +214,19 @@ def finish(attempts: list[Attempt]) -> None:
 def killed_at_random(whole: Whole, folder: Path, part: Part, rng: random.Random, mean: float, real: bool = False,
                      most: int = 12) -> None:
     """A sweep on a machine that dies once in `mean` seconds, whatever it does; left alone after `most` kills."""
-    methods = rng.sample(METHODS, 2)
-    part.sweeps += 1
+    methods = rng.sample(whole.methods, 2)
     for number in range(most + 1):
         what, delay = rng.choice(SIGNALS), rng.expovariate(1 / mean)
         attempt = Attempt([f"method={','.join(methods)}"], folder, real=real)
-        part.attempts += 1
         if attempt.wait(delay if number < most else PATIENCE * 5) is None:
             attempt.send(what)
             if attempt.status:                                    # else it was at its end
-                part.count(what, attempt)
+                part.killed(what, attempt)
         elif attempt.status:
             raise Failure(f"{attempt.log}: status {attempt.status} without being killed")
         if attempt.status == 0:
             break
-    part.records += whole.demand(folder, methods)
+    part.ended(whole, folder, methods, number + 1)
 
 
 def killed_at_operations(whole: Whole, folder: Path, part: Part, most: int) -> None:
@@ -237,10 +241,9 @@ def killed_at_operations(whole: Whole, folder: Path, part: Part, most: int) -> N
         attempt = Attempt(command, place, point=point)
         if attempt.wait() != -signal.SIGKILL:
             raise Failure(f"{attempt.log}: status {attempt.status}, was to be killed at operation {point} of {total}")
-        part.count(signal.SIGKILL, attempt)
+        part.killed(signal.SIGKILL, attempt)
         finish([Attempt(command, place)])
-        part.sweeps, part.attempts = part.sweeps + 1, part.attempts + 2
-        part.records += whole.demand(place, ["hgsr"])
+        part.ended(whole, place, ["hgsr"], 2)
         shutil.rmtree(place)
 
 
@@ -253,7 +256,7 @@ def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool)
             time.sleep(0.002)
         (holder,) = (n for n, attempt in enumerate(attempts) if attempt.moment() == "baseline")
         attempts[holder].send(signal.SIGKILL)
-        part.count(signal.SIGKILL, attempts[holder])
+        part.killed(signal.SIGKILL, attempts[holder])
         finish([a for n, a in enumerate(attempts) if n != holder])
         attempts.append(Attempt([f"method={methods[holder]}"], folder))
         finish(attempts[-1:])
@@ -262,15 +265,14 @@ def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool)
     said = [line for a in attempts for line in a.log.read_text().splitlines() if line.startswith("baseline: ")]
     if len(said) != 1 + kill or kill != any("going on where it was cut off" in line for line in said):
         raise Failure(f"{folder}: the baseline was to be trained once: {said}")
-    part.sweeps, part.attempts = part.sweeps + 1, part.attempts + len(attempts)
-    part.records += whole.demand(folder, sorted(set(methods)))
+    part.ended(whole, folder, sorted(set(methods)), len(attempts))
 
 
 def drive(out: Path, args: argparse.Namespace) -> list[Part]:
     """All parts, in folders below `out`."""
     rng = random.Random(args.seed)
-    whole = Whole(out / "whole")
-    mean = whole.seconds / 6
+    whole = Whole(out / "whole", args.methods)
+    mean = whole.seconds / 8
     parts = [Part("killed at random, forked attempts"), Part("killed at random, `python run.py`"),
              Part("killed at a file operation"), Part("at once, one baseline"), Part("at once, its trainer killed"),
              Part("at once, the same run")]
@@ -279,8 +281,8 @@ def drive(out: Path, args: argparse.Namespace) -> list[Part]:
         *(lambda at: killed_at_random(whole, at, parts[0], rng, mean) for _ in range(args.sweeps)),
         *(lambda at: killed_at_random(whole, at, parts[1], rng, mean + args.start, True) for _ in range(args.commands)),
         *(lambda at: killed_at_operations(whole, at, parts[2], args.operations) for _ in range(args.operations > 0)),
-        *(lambda at, n=n: race(whole, at, alike, METHODS[:n], kill=False) for n in args.races),
-        *(lambda at, n=n: race(whole, at, trainer_killed, METHODS[:n], kill=True) for n in args.races),
+        *(lambda at, n=n: race(whole, at, alike, args.methods[:n], kill=False) for n in args.races),
+        *(lambda at, n=n: race(whole, at, trainer_killed, args.methods[:n], kill=True) for n in args.races),
         *(lambda at, n=n: race(whole, at, same, ["l1"] * n, kill=False) for n in args.races)]
     for number, do in enumerate(todo):
         do(out / str(number))
@@ -295,7 +297,8 @@ def report(parts: list[Part], seconds: float, seed: int) -> str:
     names = [s.name for s in SIGNALS]
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "pytorch-lightning", "hydra-core"))
     by_part = [[p.name, p.sweeps, p.attempts, *(sum(n for (s, _), n in p.kills.items() if s == name) for name in names),
-                p.records] for p in parts]
+                p.records, p.temporary] for p in parts]
+    columns = ["", "sweeps", "attempts", *names, "records, all identical", "left in /tmp"]
     total = ["all", *(sum(row[i] for row in by_part) for i in range(1, len(by_part[0])))]
     by_moment = [[moment, *(kills[name, moment] for name in names)] for moment in moments]
     machine = f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}, {versions}"
@@ -308,7 +311,7 @@ with that of a sweep that was never disturbed (all but times, memory and version
 may be half-written or left over, and no lock held. The first difference ends the drive with an error, so every record
 counted here was identical.
 
-{tabulate([*by_part, total], ["", "sweeps", "attempts", *names, "records compared, identical"], tablefmt="github")}
+{tabulate([*by_part, total], columns, tablefmt="github")}
 
 What the attempts were at when they were killed:
 
@@ -323,6 +326,7 @@ def main() -> int:
     parser.add_argument("--start", type=float, default=10, help="seconds that `python run.py` takes to start")
     parser.add_argument("--operations", type=int, default=30, help="kills right before a file operation")
     parser.add_argument("--races", type=int, nargs="*", default=[2, 4], help="processes that start at once")
+    parser.add_argument("--methods", nargs="*", default=["hgsr", "l1", "random", "sfp"], help="two at least, one is hgsr")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, help="the Markdown file to write")
     args = parser.parse_args()

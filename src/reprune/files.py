@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()
+            mode = part.stat().st_mode
             yield part
+            part.chmod(mode)                                      # safetensors lets nobody but the owner read
             _sync(part)                                           # before its name: else a power loss leaves it empty
             os.replace(part, path)
             _sync(path.parent)
@@ -49,7 +53,18 @@ def _sync(path: Path) -> None:
 
 def leftovers(folder: Path, name: str = "") -> Iterator[Path]:
     """What killed writers have left of a new `name` (of any file) in a folder; the caller knows that none is alive."""
-    return folder.glob(f".{name}*.part")
+    yield from folder.glob(f".{name}*.part")
+    if not name:
+        yield from folder.glob(".tmp??????")                      # safetensors' own
+
+
+def intact(path: Path) -> bool:
+    """Is this a zip file (what torch.save writes) that holds what was written? torch.load ignores its checksums."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:                                             # whatever a damaged file makes of the reader
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from reprune.checkpoint import load, save
 from reprune.errors import UserError
-from reprune.files import GO_ON, leftovers, read_sealed, write_json, write_sealed
+from reprune.files import GO_ON, intact, leftovers, read_sealed, write_json, write_sealed
 
 # What a result does not depend on: where things lie (not in records either), how they are shown, what a run is called,
 # where it runs.
@@ -226,6 +226,9 @@ def _remembered(net_file: Path, facts_file: Path, unfinished: Path, make: Make) 
             return net, facts
         except (UserError, OSError, ValueError) as error:
             print(f"{net_file}: cannot be read, made again ({error})")
+    if unfinished.is_file() and not intact(unfinished):
+        print(f"{unfinished}: cannot be read, its stage starts again")
+        unfinished.unlink()
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     net, facts = make(unfinished)
     save(net, net_file)
