@@ -1,0 +1,126 @@
+"""What a sweep costs beside its runs: finished cells, the shared baseline, checkpoints.
+
+    python bench/sweep.py          about four minutes on two cores
+
+- `finished cell`: `-m method=l1 seed=range(200)` again, when all 200 records are there, start-up not counted: Hydra's
+  basic sweeper, which launches every cell to find that out, and ours. (The records are one real record under 200 keys.)
+- `ten methods`: five criteria by two allocations on ResNet-8 and 450 of the digits, one after the other in one process:
+  each with a baseline of its own, all with one, and what the records of the latter add up to: one baseline (ten
+  epochs), ten prunings (three epochs each, and three of sparse training for two of the criteria), ten measurements.
+- `checkpoint`: seconds to save a stage of ResNet-20 as after every epoch, against an epoch of CIFAR-10 (391 batches of
+  128), estimated from the median batch of the same run; medians.
+"""
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from tabulate import tabulate
+
+from reprune import models
+from reprune.data.normalize import OWN
+from reprune.data.split import split
+from reprune.data.tensor import Images, TensorData
+from reprune.lightning import fit
+from reprune.pipeline import run
+from reprune.store import Store, write_json
+from reprune.sweep import cell
+
+ROOT = Path(__file__).resolve().parent.parent
+CELLS, BATCHES, SAVES = 200, 25, 9
+ALWAYS = ["model=resnet8", "logger=none", "trainer.enable_progress_bar=false", "hydra/job_logging=none",
+          "hydra/hydra_logging=none"]
+
+
+def sweep(*overrides: str) -> float:
+    """Seconds of `python run.py -m OVERRIDES` after its start."""
+    hydra = GlobalHydra.instance().hydra
+    start = perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        hydra.multirun("config", lambda cfg: cell(cfg, run), [*ALWAYS, *overrides], with_log_configuration=False)
+    return perf_counter() - start
+
+
+def finished_cells(folder: Path) -> list[dict]:
+    given = ["method=l1", f"output_dir={folder}"]
+    sweep(*given, "seed=0", "dataset.limit=240")                  # also loads the code
+    (record,) = (json.loads(file.read_text()) for file in folder.glob("*/record.json"))
+    for seed in range(CELLS):
+        store = Store(compose("config", [*ALWAYS, *given, f"seed={seed}"]))
+        write_json(store.record_file, {**record, "key": store.key, "seed": seed})
+    ways = {"Hydra's basic sweeper": "basic", "reprune": "missing"}
+    took = {way: sweep(*given, f"seed=range({CELLS})", f"hydra/sweeper={name}") for way, name in ways.items()}
+    base = next(iter(took.values()))
+    return [{"what": "finished cell", "way": way, "seconds": round(seconds / CELLS, 4),
+             "compared": f"{base / seconds:.1f} times faster", "runs": CELLS} for way, seconds in took.items()]
+
+
+def ten_methods(folder: Path) -> list[dict]:
+    ten = ["method=hgsr,l1,l1std,random,slimming", "method/allocation=uniform,global", "dataset.limit=450",
+           "recipe.baseline.epochs=10"]
+    sweep(f"output_dir={folder}/code", *ten, "dataset.limit=240", "recipe.baseline.epochs=1")      # loads the code
+    rows, base = [], None
+    for way, place in (("alone", "alone/${method.name}/${method.allocation._target_}"), ("shared", "shared")):
+        seconds = sweep(f"output_dir={folder}/{place}", *ten)
+        baselines = len(list((folder / way).rglob("baseline.json")))
+        base = base or seconds
+        rows.append((f"baselines trained: {baselines}", seconds))
+    parts = [json.loads(file.read_text())["seconds"] for file in (folder / "shared").rglob("record.json")]
+    rows.append(("one baseline + ten prunings, by their records", sum(sum(part.values()) for part in parts)))
+    return [{"what": f"{len(parts)} methods", "way": way, "seconds": round(seconds, 1),
+             "compared": f"{base / seconds:.2f} times faster", "runs": 1} for way, seconds in rows]
+
+
+class Clock(pl.Callback):
+    """Seconds between the ends of batches, and of saving."""
+
+    def __init__(self, file: Path):
+        self.file, self.ends, self.saves = file, [], []
+
+    def on_train_batch_end(self, *_) -> None:
+        self.ends.append(perf_counter())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for _ in range(SAVES):
+            start = perf_counter()
+            trainer.save_checkpoint(self.file)
+            self.saves.append(perf_counter() - start)
+
+
+def checkpoint(folder: Path) -> list[dict]:
+    cfg = compose("config", ["model=resnet20", "recipe=cifar", "trainer.enable_progress_bar=false"])
+    images = Images(torch.randint(256, (BATCHES * 128, 32, 32, 3), dtype=torch.uint8), torch.arange(BATCHES * 128) % 10,
+                    pad=4)
+    mean, std = OWN["cifar10"]
+    data = TensorData(images, images, flip=True, mean=mean, std=std, name="cifar10", channels=3, classes=10, size=32,
+                      parts=split("cifar10", images.labels, len(images.labels), 0, 0, None))
+    clock = Clock(folder / "clock.ckpt")
+    with contextlib.redirect_stdout(io.StringIO()):
+        fit(models.resnet(20), data, cfg, "baseline", "baseline", epochs=1, callbacks=[clock],
+            unfinished=folder / "unfinished.ckpt")
+    batch = median(b - a for a, b in zip(clock.ends[2:], clock.ends[3:], strict=False))
+    epoch, save = 50_000 / 128 * batch, median(clock.saves)
+    return [{"what": "an epoch", "way": "ResNet-20, CIFAR-10", "seconds": round(epoch, 1), "compared": "estimated",
+             "runs": len(clock.ends)},
+            {"what": "checkpoint", "way": f"{clock.file.stat().st_size / 2**20:.1f} MiB", "seconds": round(save, 4),
+             "compared": f"{100 * save / epoch:.2f} % of an epoch", "runs": len(clock.saves)}]
+
+
+def main() -> list[dict]:
+    os.environ["REPRUNE_ROOT"] = str(ROOT)
+    with tempfile.TemporaryDirectory() as name, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        folder = Path(name)
+        return [*finished_cells(folder / "finished"), *ten_methods(folder / "methods"), *checkpoint(folder)]
+
+
+if __name__ == "__main__":
+    print(tabulate(main(), headers="keys", tablefmt="github"))
