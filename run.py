@@ -33,4 +33,7 @@ if __name__ == "__main__":
             sys.argv = expand(sys.argv, ROOT)
         except UserError as error:
             sys.exit(f"error: {error}")
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)                                     # as shells count it; what was saved has been said

@@ -1,6 +1,7 @@
 """A signal waits until the state of training is saved; then it takes effect, and the run goes on from that batch."""
 
 import signal
+import time
 
 import pytest
 import torch
@@ -57,3 +58,23 @@ def test_a_run_ended_in_any_batch_goes_on_from_there(method, configure, monkeypa
         again = load_file(tmp_path / str(step) / whole["key"] / "net.safetensors")
         assert all(torch.equal(again[name], weights[name]) for name in weights | again), step
     assert step > 6
+
+
+def test_a_signal_that_is_ignored_changes_nothing(configure, monkeypatch, tmp_path, capsys):
+    whole = run(configure("method=l1", f"output_dir={tmp_path}/whole"))
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal_at(monkeypatch, 2, signal.SIGHUP)
+    assert result(run(configure("method=l1"))) == result(whole)
+    assert "SIGHUP: saved after" in capsys.readouterr().out and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signal.signal(signal.SIGHUP, old)
+
+
+def test_an_interrupt_ends_the_run_and_the_seconds_of_both_attempts_count(configure, monkeypatch):
+    options = ["method=l1", "recipe.baseline.epochs=2"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        signal_at(patch, 6, signal.SIGINT)
+        slow = lightning.Classifier.on_train_start
+        patch.setattr(lightning.Classifier, "on_train_start", lambda self: (slow(self), time.sleep(2)))
+        run(configure(*options))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert run(configure(*options))["seconds"]["baseline"] > 2

@@ -23,9 +23,10 @@ from reprune.errors import UserError
 from reprune.probe import Probe, evaluate
 from reprune.sockets import Method, Penalty, Step
 from reprune.surgery import zero_filters
-from reprune.unfinished import Unfinished
+from reprune.unfinished import Unfinished, readable, remember
 
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+for library in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(library).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")
 warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
@@ -80,7 +81,8 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.sums, self.seen = {}, 0
-        torch.manual_seed(derive(self.seed, f"epoch {self.current_epoch}"))
+        rank = f" of process {self.global_rank}" if self.global_rank else ""      # each drops out others
+        torch.manual_seed(derive(self.seed, f"epoch {self.current_epoch}{rank}"))
 
     def on_train_epoch_end(self) -> None:
         for name, total in self.sums.items():
@@ -186,24 +188,19 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
         loaders = Loaders(data, cfg, derive(cfg.seed, stage))
         going_on = unfinished is not None and readable(unfinished)
         saving = [Unfinished(unfinished)] if unfinished is not None else []
+        together = where == "cuda" and cfg.trainer.get("sync_batchnorm", False)
         trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving],
+                              sync_batchnorm=together,
                               plugins=[LightningEnvironment()])   # a job of a cluster is one process to Lightning too
         print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}" + ", going on where it was cut off" * going_on)
-        trainer.fit(module, loaders, ckpt_path=unfinished if going_on else None)
+        try:
+            trainer.fit(module, loaders, ckpt_path=unfinished if going_on else None)
+        except SystemExit as end:                                 # what Lightning makes of an interrupt
+            raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
+        if trainer.world_size > 1 and unfinished is not None:
+            remember(callbacks, unfinished)
     net.to(where)
     return epochs
-
-
-def readable(checkpoint: Path) -> bool:
-    """Is there one, and whole?"""
-    if not checkpoint.is_file():
-        return False
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:                                    # whatever a damaged file makes of the unpickler
-        print(f"{checkpoint}: cannot be read, its stage starts again ({type(error).__name__})")
-        return False
-    return True
 
 
 def reset(net: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from reprune.errors import UserError
 from reprune.groups import Plan
 from reprune.lightning import PruningCallback, TestCurve, derive, device, fit, seeded
 from reprune.loggers import open_logger
-from reprune.probe import Original, Probe
+from reprune.probe import Probe
 from reprune.record import SCHEMA, Stopwatch, environment, group_norms, measure, show, timed, widths
 from reprune.rounds import Round
 from reprune.sockets import Method
 from reprune.store import Store
 from reprune.surgery import remove
+from reprune.unfinished import spent
 
 
 def run(cfg: DictConfig) -> dict:
@@ -63,8 +65,8 @@ def _attempt(cfg: DictConfig, store: Store) -> dict:
 def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any, watch: Stopwatch) -> dict:
     example = torch.zeros(1, data.channels, data.size, data.size, device=device(cfg))
 
-    def look(net: nn.Module, share: float = 1.0, original: Original | None = None) -> Probe:
-        return Probe(net, example, data, derive(cfg.seed, "probe"), cfg.recipe.eval_batch_size, share, original)
+    look = partial(Probe, example=example, data=data, seed=derive(cfg.seed, "probe"),
+                   batch_size=cfg.recipe.eval_batch_size)
 
     def stage(name: str, part: str, make: Callable[[Path], tuple[nn.Module, dict]]) -> tuple[nn.Module, dict]:
         """Done once, and found again by an attempt that goes on after a break."""
@@ -73,7 +75,7 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
         return net.to(example.device), facts
 
     with watch("baseline"):
-        baseline, found = find_baseline(cfg, store, data, example, logger)
+        baseline, found = find_baseline(cfg, store, data, example, logger, watch)
     net, epochs, norms = baseline, {"baseline": found["epochs"], "sparse": 0, "recover": 0}, {}
 
     if method.trains_sparse:
@@ -94,7 +96,7 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
             turns = store.facts("rounds", lambda: [asdict(t) for t in method.rounds(lambda: allocate(method, first))])
     for number, turn in enumerate(Round(**t) for t in turns):
         def cut(_: Path) -> tuple[nn.Module, dict]:
-            return prune(method, turn, look(net, turn.share, first.original)), {}
+            return prune(method, turn, look(net, share=turn.share, original=first.original)), {}
 
         def recover(unfinished: Path) -> tuple[nn.Module, dict]:
             net, curve = copy.deepcopy(before), TestCurve(data, cfg)
@@ -120,14 +122,15 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
         "seed": cfg.seed, "config": store.config, **rows, "widths": widths(baseline, net), "epochs": epochs,
         **({"group_norms": norms} if norms else {}),
         "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": watch.seconds,
-        "env": environment(device(cfg)), "started": watch.started}
+        "env": environment(device(cfg), cfg.trainer.devices), "started": watch.started}
     if cfg.experiment:
         store.publish(record)
     store.finish(record, net)
     return record
 
 
-def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, logger: Any) -> tuple[nn.Module, dict]:
+def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, logger: Any,
+                  watch: Stopwatch) -> tuple[nn.Module, dict]:
     """The unpruned net: from `model.weights`, or trained once and found again by its key."""
     def build() -> nn.Module:
         with seeded(cfg.seed, "init"):
@@ -136,6 +139,7 @@ def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, lo
 
     def train(unfinished: Path) -> tuple[nn.Module, dict]:
         net = build()
+        watch.add("baseline", spent(unfinished))
         epochs = fit(net, data, cfg, "baseline", "baseline", logger=logger.stage("baseline"), unfinished=unfinished)
         return net, {"epochs": epochs, "source": "trained here"}
 

@@ -21,8 +21,12 @@ from torch import Tensor, nn
 from reprune.cost import cost, latency, peak_memory
 from reprune.groups import PRODUCERS
 from reprune.probe import Probe, evaluate
+from reprune.unfinished import spent
 
 SCHEMA = 1
+
+
+Make = Callable[[Path], tuple[nn.Module, dict]]               # of a stage, see Store.stage
 
 
 class Stopwatch:
@@ -42,11 +46,11 @@ class Stopwatch:
         self.add(stage, time.perf_counter() - start)
 
 
-def timed(make: Callable[..., tuple[nn.Module, dict]]) -> Callable[..., tuple[nn.Module, dict]]:
-    """The same, with the seconds it took among its facts."""
-    def made(*args: Any) -> tuple[nn.Module, dict]:
-        start = time.perf_counter()
-        net, facts = make(*args)
+def timed(make: Make) -> Make:
+    """The same, with the seconds it took among its facts, those of attempts that were cut off included."""
+    def made(unfinished: Path) -> tuple[nn.Module, dict]:
+        start = time.perf_counter() - spent(unfinished)
+        net, facts = make(unfinished)
         return net, {**facts, "seconds": time.perf_counter() - start}
     return made
 
@@ -91,13 +95,13 @@ def group_norms(probe: Probe) -> dict[str, list[float]]:
             for name, kernels in read.items() if kernels}
 
 
-def environment(device: str) -> dict:
-    """What the numbers were made with."""
+def environment(device: str, devices: int = 1) -> dict:
+    """What the numbers were made with; devices: as many trained the net together."""
     packages = ("reprune", "torch", "torchvision", "pytorch-lightning")
     versions = {name: importlib.metadata.version(name) for name in packages}
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     return {"git": _git(), **versions, "python": platform.python_version(), "device": device,
-            "device_name": name, "threads": torch.get_num_threads()}
+            "devices": devices, "device_name": name, "threads": torch.get_num_threads()}
 
 
 def _git() -> str | None:

@@ -25,7 +25,7 @@ from reprune.files import GO_ON, intact, leftovers, read_sealed, write_json, wri
 PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")
 NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "search", "claim", "experiment", "measure", "model.name",
               "recipe.name", "recipe.paper_epochs", "trainer.accelerator", "trainer.devices",
-              "trainer.enable_progress_bar")
+              "trainer.enable_progress_bar", "trainer.strategy", "trainer.sync_batchnorm")
 
 
 def resolved(cfg: DictConfig) -> dict:

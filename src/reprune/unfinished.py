@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ class Unfinished(pl.Callback):
         self.waiting: signal.Signals | None = None
         self.handlers: dict[signal.Signals, Any] = {}
         self.random: dict[str, Any] = {}                          # of the checkpoint this stage goes on from
+        self.earlier = 0.0                                        # seconds that went into it
+        self.started = time.monotonic()
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if threading.current_thread() is threading.main_thread():         # Python takes signals nowhere else
@@ -58,10 +63,11 @@ class Unfinished(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+        seconds = self.earlier + time.monotonic() - self.started
+        return {"cpu": torch.get_rng_state(), "cuda": cuda, "seconds": seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.random = state
+        self.random, self.earlier = state, state["seconds"]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "handlers": {}}                  # processes of their own find their own
@@ -75,15 +81,55 @@ class Unfinished(pl.Callback):
 
     def _asked(self, trainer: pl.Trainer) -> bool:
         """By a signal to this process, or to any of those that train together: they save together."""
-        waits = self.waiting is not None
-        return trainer.strategy.reduce_boolean_decision(waits, all=False) if trainer.world_size > 1 else waits
+        if trainer.world_size == 1:
+            return self.waiting is not None
+        return trainer.strategy.reduce_boolean_decision(self.waiting is not None or _orphaned(), all=False)
 
     def _let_go(self, done: str) -> None:
         number, self.waiting = self.waiting, None
-        if number is None:                                        # another process got it, and ends this one
-            return
+        if number is None:
+            if _orphaned():
+                raise SystemExit("the process that started this one is gone")
+            return                                                # another one got the signal, and ends this one
         print(f"{number.name}: saved after {done}; the same command goes on from there", flush=True)
         for held, handler in self.handlers.items():
             signal.signal(held, handler)
         signal.raise_signal(number)
         self._hold()                                              # it was to be ignored
+
+
+def _orphaned() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
+
+
+def readable(checkpoint: Path) -> bool:
+    """Is there one, and whole?"""
+    if not checkpoint.is_file():
+        return False
+    try:
+        _content(checkpoint)
+    except Exception as error:                                    # whatever a damaged file makes of the unpickler
+        print(f"{checkpoint}: cannot be read, its stage starts again ({type(error).__name__})")
+        return False
+    return True
+
+
+def spent(checkpoint: Path) -> float:
+    """Seconds that earlier attempts have put into a stage; 0 where they left nothing to go on from."""
+    try:
+        return _content(checkpoint)["callbacks"][Unfinished.__qualname__]["seconds"]
+    except Exception:                                             # as above; who goes on from it tells
+        return 0.0
+
+
+def remember(callbacks: Iterable[pl.Callback], checkpoint: Path) -> None:
+    """What callbacks know by now, where processes of their own have trained the net: only its weights come back."""
+    states = _content(checkpoint)["callbacks"]
+    for callback in callbacks:
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+
+
+def _content(checkpoint: Path) -> dict[str, Any]:
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -1,0 +1,59 @@
+"""Two processes that train together (gloo, on CPUs) end where one does."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import EPOCHS, TINY
+from hydra.utils import instantiate
+from torch import nn
+
+from reprune import lightning
+from reprune.errors import UserError
+
+
+def net() -> nn.Module:
+    """Without batch norm or dropout: then the arithmetic is the same, up to the order of the sums."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(),
+                             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
+def trained(cfg, unfinished) -> tuple[nn.Module, list[float]]:
+    model, data = net(), instantiate(cfg.dataset)
+    curve = lightning.TestCurve(data, cfg)
+    lightning.fit(model, data, cfg, "baseline", "baseline", callbacks=[curve], unfinished=unfinished)
+    return model, curve.top1
+
+
+def test_two_processes_reach_the_weights_of_one(configure, tmp_path):
+    options = ["recipe.baseline.epochs=3", "recipe.batch_size=80", "dataset.limit=250"]      # the last batch: 10 images
+    one, curve = trained(configure(*options), tmp_path / "one.ckpt")
+    two, also = trained(configure(*options, "trainer=ddp"), tmp_path / "two.ckpt")
+    start = net().state_dict()
+    for name, weight in one.state_dict().items():
+        moved = (weight - start[name]).norm()
+        assert (two.state_dict()[name] - weight).norm() < 1e-4 * moved, name
+    assert len(also) == 3 and also == curve
+
+
+def test_a_sweep_whose_runs_train_on_two_devices(root, tmp_path):
+    """Batch norm sees one half of each batch on CPUs, so accuracies differ: they are not compared."""
+    command = [sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, "method=random", "trainer=ddp", "seed=0"]
+    done = subprocess.run([*command, f"output_dir={tmp_path}/two"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=600)
+    assert done.returncode == 0, done.stderr
+    (record,) = [json.loads(file.read_text()) for file in tmp_path.glob("two/*/record.json")]
+    assert record["epochs"] == {"baseline": 1, "sparse": 0, "recover": 1} and record["env"]["devices"] == 2
+    again = subprocess.run([*command, f"output_dir={tmp_path}/two", "trainer=auto"], cwd=tmp_path, capture_output=True,
+                           text=True, timeout=600)
+    assert f"{record['key']}: finished before" in again.stdout      # the devices are no part of what a run is
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(configure):
+    data = instantiate(configure().dataset)
+    with pytest.raises(UserError, match="batch_size=25 .* multiple of 2"):
+        data.train(25, seed=0, share=(0, 2))
