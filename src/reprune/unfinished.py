@@ -42,7 +42,7 @@ class Unfinished(pl.Callback):
         self._hold()                 # only now: Lightning has set its own for SIGTERM, which ends even what ignores it
         if self.random:
             torch.set_rng_state(self.random["cpu"])
-            torch.cuda.set_rng_state_all(self.random["cuda"])
+            torch.cuda.set_rng_state_all(self.random["cuda"][:torch.cuda.device_count()])   # of another machine
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._asked(trainer) and trainer.current_epoch > 0:    # the last epoch is saved, and its curve written
