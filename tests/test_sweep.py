@@ -49,7 +49,8 @@ def test_fast_composition_is_hydras(root, hydra):
         ["method=hgsr", "method/selection=loss_increase", "+method.recover_penalties=${method.penalties}"],
         ["method=l1", "+method.recover_penalties.kd={_target_: reprune.methods.distillation.Distillation}"],
         ["+a=b", "++seed=3", "++b.c={x: 1, y: [1, 2, {z: null}]}"], ["+method@other=l1", "other.criterion.p=2"],
-        ["method=l1", "~method.criterion.p"], ["~measure"], ["~logger"], ["recipe.baseline.epochs=9", "recipe={baseline: {epochs: 3}}"],
+        ["method=l1", "~method.criterion.p"], ["~measure"], ["~logger"],
+        ["recipe.baseline.epochs=9", "recipe={baseline: {epochs: 3}}"],
         ["seed=1", "seed=2"], ["method=random", "method=l1"], ["seed='1'"], ["seed=1.0"], ["dataset.limit=${seed}"],
         ["experiment=mine", "claim={pruned: 1}"], ["output_dir=/x/${method.name}"], ["data_dir=${oc.env:REPRUNE_ROOT}"],
         ["hydra.job.name=mine", "method=l1"]]
