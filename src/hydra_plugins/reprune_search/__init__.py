@@ -10,12 +10,20 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 
 
+def stand_in() -> None:
+    """conf/hydra/sweeper/optuna.yaml stands in for the config of the same name that the plugin brings, which Hydra 1.3
+    would hold our file against."""
+    ConfigStore.instance().repo["hydra"].get("sweeper", {}).pop("optuna.yaml", None)    # absent without the extra
+
+
+stand_in()                                                        # in a worker, which scans the plugins again
+
+
 class OwnSweeper(SearchPathPlugin):
-    """conf/hydra/sweeper/optuna.yaml stands in for the config of the same name that the plugin brings: Hydra 1.3 would
-    hold our file against it. Called when all plugins are loaded, before a config is read."""
+    """Called when all plugins are loaded, before a config is read."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        ConfigStore.instance().repo["hydra"]["sweeper"].pop("optuna.yaml", None)        # absent without the extra
+        stand_in()
 
 
 class SearchSweeper(Sweeper):
