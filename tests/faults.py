@@ -23,7 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +42,7 @@ import reprune  # noqa: E402
 import reprune.pipeline  # noqa: E402
 from reprune.files import write_text  # noqa: E402
 
-LENGTHS = ["recipe.baseline.epochs=4", "recipe.sparse.epochs=3", "recipe.recover.epochs=3", "method/rounds=steps",
-           "method.rounds.n=2"]
+STEPS = ["method/rounds=steps", "method.rounds.n=2"]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PATIENCE = 120                                            # seconds for one attempt, or for a signal to be obeyed
 
@@ -75,7 +74,7 @@ class Attempt:
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.chdir(folder)
-            argv = [str(ROOT / "run.py"), "-m", *TINY, *LENGTHS, f"output_dir={folder}/outputs", *overrides]
+            argv = [str(ROOT / "run.py"), "-m", *TINY, *STEPS, f"output_dir={folder}/outputs", *overrides]
             if real:
                 os.execv(sys.executable, [sys.executable, *argv])
             sys.argv, sys.stdout, sys.stderr = argv, os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
@@ -161,14 +160,18 @@ class Part:
 class Whole:
     """A sweep that nothing disturbed: what every other one must end with."""
 
-    def __init__(self, folder: Path, methods: list[str]):
+    def __init__(self, folder: Path, methods: list[str], epochs: int):
         self.methods, start = methods, time.monotonic()
-        attempt = Attempt([f"method={','.join(methods)}"], folder)
+        self.lengths = [f"recipe.{part}.epochs={epochs}" for part in ("baseline", "sparse", "recover")]
+        attempt = Attempt(self.command(methods), folder)
         if attempt.wait(PATIENCE * 5):
             raise Failure(f"{attempt.log}: status {attempt.status} without being killed")
         self.seconds = time.monotonic() - start
         self.records = records(folder)
         self.nets = {key: load_file(folder / "outputs" / key / "net.safetensors") for key in self.records}
+
+    def command(self, methods: list[str]) -> list[str]:
+        return [*self.lengths, f"method={','.join(methods)}"]
 
     def demand(self, folder: Path, methods: list[str]) -> int:
         """The same records, bit-equal nets, nothing half-written or left over, no lock held. -> records compared"""
@@ -217,7 +220,7 @@ def killed_at_random(whole: Whole, folder: Path, part: Part, rng: random.Random,
     methods = rng.sample(whole.methods, 2)
     for number in range(most + 1):
         what, delay = rng.choice(SIGNALS), rng.expovariate(1 / mean)
-        attempt = Attempt([f"method={','.join(methods)}"], folder, real=real)
+        attempt = Attempt(whole.command(methods), folder, real=real)
         if attempt.wait(delay if number < most else PATIENCE * 5) is None:
             attempt.send(what)
             if attempt.status:                                    # else it was at its end
@@ -231,7 +234,7 @@ def killed_at_random(whole: Whole, folder: Path, part: Part, rng: random.Random,
 
 def killed_at_operations(whole: Whole, folder: Path, part: Part, most: int) -> None:
     """One kill per sweep, right before a file operation: up to `most`, evenly over all that an undisturbed one does."""
-    command = ["method=hgsr"]
+    command = whole.command(["hgsr"])
     counting = Attempt(command, folder / "undisturbed")
     finish([counting])
     total = int(counting.count.read_text())
@@ -250,7 +253,7 @@ def killed_at_operations(whole: Whole, folder: Path, part: Part, most: int) -> N
 def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool) -> None:
     """One process per method, all at once: they need the same baseline, and one of them trains it. kill: that one dies
     while it does, and another goes on from its checkpoint."""
-    attempts = [Attempt([f"method={method}"], folder) for method in methods]
+    attempts = [Attempt(whole.command([method]), folder) for method in methods]
     if kill:
         while not list((folder / "outputs").glob("baselines/*/unfinished.ckpt")):
             time.sleep(0.002)
@@ -258,7 +261,7 @@ def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool)
         attempts[holder].send(signal.SIGKILL)
         part.killed(signal.SIGKILL, attempts[holder])
         finish([a for n, a in enumerate(attempts) if n != holder])
-        attempts.append(Attempt([f"method={methods[holder]}"], folder))
+        attempts.append(Attempt(whole.command([methods[holder]]), folder))
         finish(attempts[-1:])
     else:
         finish(attempts)
@@ -271,20 +274,27 @@ def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool)
 def drive(out: Path, args: argparse.Namespace) -> list[Part]:
     """All parts, in folders below `out`."""
     rng = random.Random(args.seed)
-    whole = Whole(out / "whole", args.methods)
-    mean = whole.seconds / 8
+    whole = Whole(out / "whole", args.methods, args.epochs)
+    mean = whole.seconds / 16
     parts = [Part("killed at random, forked attempts"), Part("killed at random, `python run.py`"),
              Part("killed at a file operation"), Part("at once, one baseline"), Part("at once, its trainer killed"),
              Part("at once, the same run")]
-    alike, trainer_killed, same = parts[3:]
-    todo: list[Callable[[Path], None]] = [
-        *(lambda at: killed_at_random(whole, at, parts[0], rng, mean) for _ in range(args.sweeps)),
-        *(lambda at: killed_at_random(whole, at, parts[1], rng, mean + args.start, True) for _ in range(args.commands)),
-        *(lambda at: killed_at_operations(whole, at, parts[2], args.operations) for _ in range(args.operations > 0)),
-        *(lambda at, n=n: race(whole, at, alike, args.methods[:n], kill=False) for n in args.races),
-        *(lambda at, n=n: race(whole, at, trainer_killed, args.methods[:n], kill=True) for n in args.races),
-        *(lambda at, n=n: race(whole, at, same, ["l1"] * n, kill=False) for n in args.races)]
-    for number, do in enumerate(todo):
+
+    def todo() -> Iterator[Callable[[Path], None]]:
+        while parts[0].kills.total() < args.kills:
+            yield lambda at: killed_at_random(whole, at, parts[0], rng, mean)
+        while parts[1].kills.total() < args.command_kills:
+            yield lambda at: killed_at_random(whole, at, parts[1], rng, mean + args.start, real=True)
+        if args.operations:
+            yield lambda at: killed_at_operations(whole, at, parts[2], args.operations)
+        for n in args.together:
+            yield lambda at: race(whole, at, parts[3], args.methods[:n], kill=False)
+        for n in args.trainer_killed:
+            yield lambda at: race(whole, at, parts[4], args.methods[:n], kill=True)
+        for n in args.same:
+            yield lambda at: race(whole, at, parts[5], ["l1"] * n, kill=False)
+
+    for number, do in enumerate(todo()):
         do(out / str(number))
         print("; ".join(f"{p.name}: {p.attempts} attempts, {p.kills.total()} kills, {p.records} records identical"
                         for p in parts if p.sweeps), flush=True)
@@ -321,12 +331,16 @@ What the attempts were at when they were killed:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweeps", type=int, default=6, help="killed at random moments, forked attempts")
-    parser.add_argument("--commands", type=int, default=2, help="the same with `python run.py`")
+    parser.add_argument("--kills", type=int, default=20, help="at random moments, of forked attempts (at least)")
+    parser.add_argument("--command-kills", type=int, default=6, help="the same of `python run.py`")
     parser.add_argument("--start", type=float, default=10, help="seconds that `python run.py` takes to start")
     parser.add_argument("--operations", type=int, default=30, help="kills right before a file operation")
-    parser.add_argument("--races", type=int, nargs="*", default=[2, 4], help="processes that start at once")
-    parser.add_argument("--methods", nargs="*", default=["hgsr", "l1", "random", "sfp"], help="two at least, one is hgsr")
+    several = {"type": int, "nargs": "*", "default": [2, 4]}
+    parser.add_argument("--together", **several, help="processes at once that need one baseline")
+    parser.add_argument("--trainer-killed", **several, help="the same, and the one that trains it is killed")
+    parser.add_argument("--same", **several, help="processes at once with the same run")
+    parser.add_argument("--methods", nargs="*", default=["hgsr", "l1", "random", "sfp"], help="at least two, with hgsr")
+    parser.add_argument("--epochs", type=int, default=4, help="of every stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, help="the Markdown file to write")
     args = parser.parse_args()

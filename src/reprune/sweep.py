@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -25,7 +26,7 @@ from omegaconf import DictConfig
 
 from reprune.compose import Composer, outside_of_jobs
 from reprune.errors import UserError, user_error
-from reprune.files import GO_ON, write_json, write_text
+from reprune.files import GO_ON, write_json
 from reprune.store import Store
 
 SWEEP = "REPRUNE_SWEEP"                 # environment variable: the id of the sweep, for jobs in other processes
@@ -202,10 +203,9 @@ class Summary(Callback):
 
 def _check_writable(folder: Path) -> None:
     """Ends the command with one line where nothing can be written: Hydra itself writes there, and fails with many."""
-    probe = folder / f".{uuid.uuid4().hex}"
     try:
-        write_text(probe, " " * 8192)
-        probe.unlink()
-    except (UserError, OSError) as error:
-        reason = getattr(error.__cause__ or error, "strerror", None) or error
-        sys.exit(f"error: output_dir={folder} cannot be written ({reason}): {GO_ON}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:                   # it has no name, and so is never left over
+            file.write(bytes(8192))
+    except OSError as error:
+        sys.exit(f"error: output_dir={folder} cannot be written ({error.strerror}): {GO_ON}")
