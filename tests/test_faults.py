@@ -70,9 +70,8 @@ def disk(tmp_path):
 
 
 def test_sweeps_killed_at_random_at_file_operations_and_in_races_end_as_undisturbed_ones(root, tmp_path):
-    command = [sys.executable, root / "tests" / "faults.py", "--kills", "2", "--command-kills", "0",
-               "--operations", "1", "--together", "--trainer-killed", "2", "--same", "--methods", "hgsr", "l1", "--epochs", "2",
-               "--report", tmp_path / "faults.md"]
+    few = "--kills 2 --command-kills 0 --operations 1 --together --trainer-killed 2 --same --methods hgsr l1 --epochs 2"
+    command = [sys.executable, root / "tests/faults.py", *few.split(), "--report", tmp_path / "faults.md"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (total,) = re.findall(r"\| all .*", (tmp_path / "faults.md").read_text())
