@@ -33,6 +33,7 @@ class Search(OptunaSweeperImpl):
                  params: DictConfig | None = None):
         super().__init__(sampler, "maximize", storage, study_name, n_trials, n_jobs, 1.0, None, None, params)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", module="optuna")
 
     def sweep(self, arguments: list[str]) -> None:
