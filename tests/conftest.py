@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,15 @@ def configure(tmp_path, monkeypatch):
             return compose("config", [*(TINY + EPOCHS if tiny else []), *places, *overrides])
 
     return configured
+
+
+@pytest.fixture
+def one_thread():
+    """As many as the processes that a test starts: sums come out the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,12 +1,21 @@
-"""conf/hydra/launcher/joblib.yaml and ray.yaml stand for the plugins' own configs of these names, which Hydra 1.3 would
-hold them against (its "automatic schema matching", deprecated since 1.1)."""
+"""conf/hydra/launcher/joblib.yaml and ray.yaml stand in for the configs of the same names that the plugins bring, which
+Hydra 1.3 would hold our files against (its "automatic schema matching", deprecated since 1.1)."""
 
-from contextlib import suppress
-from importlib import import_module
-
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-for name, config in (("joblib", "hydra_joblib_launcher.config"), ("ray", "hydra_ray_launcher._config")):
-    with suppress(ImportError):                                   # the extra `launchers` is not installed
-        import_module(f"hydra_plugins.{config}")                  # it registers its config when it is imported
-        ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{name}.yaml", None)
+
+def stand_in() -> None:
+    for name in ("joblib.yaml", "ray.yaml"):                      # absent without the extra `launchers`
+        ConfigStore.instance().repo["hydra"]["launcher"].pop(name, None)
+
+
+stand_in()                                                        # in a worker, which scans the plugins again
+
+
+class OwnLaunchers(SearchPathPlugin):
+    """Called when all plugins are loaded, before a config is read."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        stand_in()

@@ -4,61 +4,67 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+import joblib
 import torch
 from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-_mine: list[FileLock] = []              # the lock on the GPU of this process, held until it ends
+_mine: list[FileLock] = []              # the locks on the GPUs of this process, held until it ends
 
 
 class Workers(Callback):
-    """Before a sweep: is the launcher there, and how many runs at once? Before each run, where it runs: folder, GPU."""
+    """Before a sweep: is the launcher there, how many runs at once? Before each run: its folder and GPUs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         launcher = config.hydra.launcher
-        if not _installed(launcher._target_):
-            sys.exit(f"error: hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs "
-                     f"{launcher._target_.split('.')[1]}, which is not installed: pip install -e '.[launchers]'")
-        gpus = torch.cuda.device_count() if config.trainer.accelerator != "cpu" else 0
+        package = launcher._target_.split(".")[1]
+        if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
+            sys.exit(f"error: hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs {package}, which "
+                     "is not installed: pip install -e '.[launchers]'")
+        gpus, devices = torch.cuda.device_count() if config.trainer.accelerator != "cpu" else 0, _devices(config)
         if "n_jobs" in launcher and launcher.n_jobs is None:
-            launcher.n_jobs = gpus or -1
+            launcher.n_jobs = max((gpus or joblib.cpu_count()) // devices, 1)
         if "ray" in launcher and launcher.ray.remote.num_gpus is None:
-            launcher.ray.remote.num_gpus = min(gpus, 1)
+            launcher.ray.remote.num_gpus = min(gpus, devices)
         if "submitit_folder" in launcher:
+            if shutil.which("srun") is None:
+                sys.exit("error: no srun on this machine: type the command where SLURM's commands are (a login node)")
             print(f"what the runs print: {launcher.submitit_folder.replace('%j', '<job>')}/<job>_0_log.out and .err")
         for name in ("RAY_USAGE_STATS_ENABLED", "RAY_DEDUP_LOGS"):             # all that the runs print, nothing else
             os.environ.setdefault(name, "0")
 
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
         os.chdir(config.hydra.runtime.cwd)                        # what is typed is relative to where it is typed
-        own_gpu()
+        own_gpus(_devices(config))
 
 
-def own_gpu() -> None:
-    """Of several visible GPUs, leaves this process one: the first that no other process of this user has taken."""
+def own_gpus(n: int) -> None:
+    """Of more than n visible GPUs, leaves this process n: those that no other process of this user has taken, first."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [str(i) for i in range(torch.cuda.device_count())] if visible is None else visible.split(",")
-    if _mine or len(gpus) < 2:
+    if len(gpus) <= n:
         return
+    taken: list[str] = []
     for gpu in gpus:
-        lock = FileLock(Path(tempfile.gettempdir()) / f"reprune-{os.getuid()}-gpu-{gpu}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        _mine.append(lock)
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu                  # CUDA reads it when it is first used
-        return
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[os.getpid() % len(gpus)]         # more runs at once than GPUs
+        if len(taken) < n:
+            lock = FileLock(Path(tempfile.gettempdir()) / f"reprune-{os.getuid()}-gpu-{gpu}.lock")
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+                _mine.append(lock)
+                taken.append(gpu)
+    first = os.getpid() % len(gpus)                               # more runs at once than GPUs: they share
+    others = [gpu for gpu in gpus[first:] + gpus[:first] if gpu not in taken]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join((taken + others)[:n])        # CUDA reads it when it is first used
 
 
-def _installed(target: str) -> bool:
-    try:
-        return importlib.util.find_spec(target.rpartition(".")[0]) is not None
-    except ModuleNotFoundError:
-        return False
+def _devices(config: DictConfig) -> int:
+    """How many one run uses."""
+    devices = config.trainer.devices
+    return devices if isinstance(devices, int) and devices > 0 else max(torch.cuda.device_count(), 1)

@@ -1,7 +1,7 @@
 """A real SLURM of one node, on this machine and for as long as a test:   python tests/slurm/cluster.py COMMAND ...
 
 slurmctld, slurmd and munged run as whoever starts them, on the loopback interface, with ports, keys and files of their
-own: several of these clusters do not disturb each other, nor one that the machine belongs to. No accounting, no cgroups.
+own: several such clusters do not disturb each other, nor one that the machine belongs to. No accounting, no cgroups.
 """
 
 import getpass
@@ -61,8 +61,8 @@ def cluster(cpus: int = 2) -> Iterator[dict[str, str]]:
         (folder / "munge.key").write_bytes(os.urandom(128))
         (folder / "munge.key").chmod(0o600)
         conf = folder / "slurm.conf"
-        conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], ports=free_ports(2), user=getpass.getuser(),
-                                    folder=folder, cpus=cpus))
+        conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], ports=free_ports(2),
+                                    user=getpass.getuser(), folder=folder, cpus=cpus))
         env = {**os.environ, "SLURM_CONF": str(conf), "PATH": PATH}
         places = {f"{name}-file": folder / f"munge.{name}" for name in ("key", "pid", "log", "seed")}
         commands = [["munged", "--foreground", "--force", "--num-threads=2", f"--socket={folder}/munge.socket",

@@ -16,16 +16,7 @@ from test_resume import result
 from reprune.pipeline import run
 
 CELLS = ["l1", "random", "hgsr"]
-EPOCHS = ["recipe.baseline.epochs=15", "recipe.sparse.epochs=15", "recipe.recover.epochs=1"]   # seconds: time to be cut off
-
-
-@pytest.fixture
-def one_thread():
-    """As many as the jobs have: sums come out the same."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+EPOCHS = ["recipe.baseline.epochs=15", "recipe.sparse.epochs=15", "recipe.recover.epochs=1"]       # time to be cut off
 
 
 @pytest.mark.skipif(lacking() is not None, reason=str(lacking()))

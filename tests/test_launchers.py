@@ -1,0 +1,86 @@
+"""Runs side by side, on joblib and on a local Ray: the same records as one after the other, and failures told."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+import torch
+from conftest import EPOCHS, TINY
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from safetensors.torch import load_file
+from test_resume import result
+
+from reprune.launch import own_gpus
+from reprune.pipeline import run
+
+METHODS = ["l1", "random", "hgsr"]
+KNOBS = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": ["hydra.launcher.ray.init.num_cpus=2"]}
+
+
+def sweep(root, cwd, *overrides: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, "output_dir=outputs", *overrides]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                          timeout=600)
+
+
+@pytest.mark.parametrize("launcher", KNOBS)
+def test_runs_side_by_side_end_as_one_after_the_other_and_failing_cells_are_named(launcher, root, configure, one_thread,
+                                                                                  tmp_path):
+    serial = {m: run(configure(f"method={m}", "method.allocation.rate=0.5", f"output_dir={tmp_path}/serial"))
+              for m in METHODS}
+    done = sweep(root, tmp_path, f"method={','.join(METHODS)}", "method.allocation.rate=0.01,0.5",  # 0.01: no filter
+                 f"hydra/launcher={launcher}", *KNOBS[launcher])
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    summary = done.stderr[done.stderr.index("failed:"):]
+    assert summary.count("rate=0.01") == summary.count("would remove no filter") == 3 and "3 cell(s)" in summary
+    assert "6 cells: 3 done" in done.stdout and "top-1 %" in done.stdout           # the runs' own output is seen
+
+    out = tmp_path / "outputs"
+    records = {r["method"]: r for r in (json.loads(file.read_text()) for file in out.glob("*/record.json"))}
+    for m in METHODS:
+        assert records[m]["env"]["threads"] == 1
+        assert result(records[m]) == result(serial[m]), m
+        a, b = (load_file(folder / serial[m]["key"] / "net.safetensors") for folder in (tmp_path / "serial", out))
+        assert all(torch.equal(a[name], b[name]) for name in a | b), m
+
+
+def pinned(n: int, folder: str, answers, leave) -> None:
+    tempfile.tempdir = folder
+    own_gpus(n)
+    answers.put(os.environ["CUDA_VISIBLE_DEVICES"])
+    leave.wait()                                                  # a worker lives longer than one run
+
+
+@pytest.mark.parametrize(("n", "workers"), [(1, 3), (2, 1), (2, 2)])
+def test_workers_take_different_gpus_as_long_as_there_are_some(n, workers, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    fork = multiprocessing.get_context("fork")
+    answers, leave, taken = fork.Queue(), fork.Event(), []
+    started = [fork.Process(target=pinned, args=(n, str(tmp_path), answers, leave)) for _ in range(workers + 1)]
+    for process in started[:workers]:
+        process.start()
+        taken += answers.get(timeout=60).split(",")
+    assert len(taken) == len(set(taken)) == n * workers and set(taken) <= {"3", "5", "6", "7"}
+    started[-1].start()                                           # one more shares, or takes what is left
+    last = answers.get(timeout=60).split(",")
+    assert len(last) == n and (len({*last, *taken}) == min(4, n * (workers + 1)))
+    leave.set()
+    for process in started:
+        process.join(60)
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "slurm"])
+def test_a_launcher_that_is_not_installed_is_named_with_what_brings_it(launcher, root, monkeypatch):
+    monkeypatch.setenv("REPRUNE_ROOT", str(root))
+    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        config = compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)
+    package = config.hydra.launcher._target_.split(".")[1]
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.{package}", None)         # as Python marks what cannot be imported
+    with pytest.raises(SystemExit, match=f"^error: hydra/launcher={launcher} needs {package}.*launchers") as error:
+        instantiate(config.hydra.callbacks.workers).on_multirun_start(config)
+    assert "\n" not in str(error.value)
