@@ -143,6 +143,28 @@ class PruningCallback(pl.Callback):
         zero_filters(net, self.method.allocation(self.method.criterion(probe.groups, probe), probe))
 
 
+class TrainingCurve(pl.Callback):
+    """Means of every epoch for the record, whichever logger is chosen: loss, penalties, top-1 on the training images
+    and on those held out of them. {name: a number per epoch}"""
+
+    def __init__(self) -> None:
+        self.means: dict[str, list[float]] = {}
+
+    def state_dict(self) -> dict:
+        return {"means": self.means}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.means = {name: list(values) for name, values in state["means"].items()}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        means = {name: trainer.strategy.reduce(total / module.seen, reduce_op="mean")
+                 for name, total in module.sums.items()}
+        if (held_out := trainer.callback_metrics.get(f"{module.stage}/val_top1")) is not None:
+            means["val_top1"] = held_out
+        for name, value in means.items():
+            self.means.setdefault(name, []).append(float(f"{value.item():.5g}"))
+
+
 class TestCurve(pl.Callback):
     """Top-1 on the test set after every epoch: only to record the best epoch beside the last one, as some papers report
     it. Nothing is selected by it."""

@@ -19,7 +19,7 @@ from reprune.allocation import keep_best, removed
 from reprune.data import Data
 from reprune.errors import UserError
 from reprune.groups import Plan
-from reprune.lightning import PruningCallback, TestCurve, derive, device, fit, seeded
+from reprune.lightning import PruningCallback, TestCurve, TrainingCurve, derive, device, fit, seeded
 from reprune.loggers import open_logger
 from reprune.probe import Probe
 from reprune.record import SCHEMA, Stopwatch, environment, group_norms, measure, show, timed, widths
@@ -77,17 +77,18 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
     with watch("baseline"):
         baseline, found = find_baseline(cfg, store, data, example, logger, watch)
     net, epochs, norms = baseline, {"baseline": found["epochs"], "sparse": 0, "recover": 0}, {}
+    curves = {"baseline": found.get("curve")}                     # stages of earlier versions have none
 
     if method.trains_sparse:
         def train_sparse(unfinished: Path) -> tuple[nn.Module, dict]:
-            net = copy.deepcopy(baseline)
+            net, curve = copy.deepcopy(baseline), TrainingCurve()
             silencing = [PruningCallback(method, look, method.silence_every)] if method.silence_every else []
-            ran = fit(net, data, cfg, "sparse", "sparse", penalties=method.penalties, callbacks=silencing,
+            ran = fit(net, data, cfg, "sparse", "sparse", penalties=method.penalties, callbacks=[curve, *silencing],
                       teacher=teacher(baseline, method.penalties), logger=logger.stage("sparse"), unfinished=unfinished)
-            return net, {"epochs": ran, "group_norms": group_norms(look(net))}
+            return net, {"epochs": ran, "curve": curve.means, "group_norms": group_norms(look(net))}
 
         net, facts = stage("sparse", "sparse", train_sparse)
-        epochs["sparse"], norms = facts["epochs"], facts["group_norms"]
+        epochs["sparse"], norms, curves["sparse"] = facts["epochs"], facts["group_norms"], facts.get("curve")
 
     before, best, turns = net, [], []
     if method.prunes:
@@ -99,17 +100,18 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
             return prune(method, turn, look(net, share=turn.share, original=first.original)), {}
 
         def recover(unfinished: Path) -> tuple[nn.Module, dict]:
-            net, curve = copy.deepcopy(before), TestCurve(data, cfg)
+            net, curve, tested = copy.deepcopy(before), TrainingCurve(), TestCurve(data, cfg)
             name = "recover" if turn.last else f"recover-{number}"
             part = "recover" if turn.last or "between" not in cfg.recipe else "between"
             ran = fit(net, data, cfg, name, part, epochs=turn.epochs, penalties=method.recover_penalties,
                       teacher=teacher(baseline, method.recover_penalties), logger=logger.stage(name),
-                      callbacks=[curve] if cfg.recipe.test_every_epoch and turn.last else [], unfinished=unfinished)
-            return net, {"epochs": ran, "top1_per_epoch": curve.top1}
+                      callbacks=[curve] + [tested] * (cfg.recipe.test_every_epoch and turn.last), unfinished=unfinished)
+            return net, {"epochs": ran, "curve": curve.means, "top1_per_epoch": tested.top1}
 
         before, _ = stage(f"pruned-{number}", "prune", cut)
         net, facts = stage(f"recovered-{number}", "recover", recover)
         epochs["recover"], best = epochs["recover"] + facts["epochs"], facts["top1_per_epoch"]
+        curves["recover" if turn.last else f"recover-{number}"] = facts.get("curve")
 
     with watch("measure"):
         rows = measure(baseline, before, net, data, example, cfg.measure.batch_size, cfg.recipe.eval_batch_size)
@@ -120,7 +122,7 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
         "experiment": cfg.experiment, "claim": store.config["claim"],
         "method": method.name, "model": cfg.model.name, "dataset": cfg.dataset.name, "recipe": cfg.recipe.name,
         "seed": cfg.seed, "config": store.config, **rows, "widths": widths(baseline, net), "epochs": epochs,
-        **({"group_norms": norms} if norms else {}),
+        **({"group_norms": norms} if norms else {}), "curves": {name: means for name, means in curves.items() if means},
         "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": watch.seconds,
         "env": environment(device(cfg), cfg.trainer.devices), "started": watch.started}
     if cfg.experiment:
@@ -140,8 +142,10 @@ def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, lo
     def train(unfinished: Path) -> tuple[nn.Module, dict]:
         net = build()
         watch.add("baseline", spent(unfinished))
-        epochs = fit(net, data, cfg, "baseline", "baseline", logger=logger.stage("baseline"), unfinished=unfinished)
-        return net, {"epochs": epochs, "source": "trained here"}
+        curve = TrainingCurve()
+        epochs = fit(net, data, cfg, "baseline", "baseline", callbacks=[curve], logger=logger.stage("baseline"),
+                     unfinished=unfinished)
+        return net, {"epochs": epochs, "curve": curve.means, "source": "trained here"}
 
     if cfg.model.weights:
         return build(), {"epochs": 0, "source": store.config["model"]["weights"]}
