@@ -333,7 +333,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="at random moments, of forked attempts (at least)")
     parser.add_argument("--command-kills", type=int, default=6, help="the same of `python run.py`")
-    parser.add_argument("--start", type=float, default=10, help="seconds that `python run.py` takes to start")
+    parser.add_argument("--start", type=float, default=5, help="seconds that `python run.py` takes longer to start")
     parser.add_argument("--operations", type=int, default=30, help="kills right before a file operation")
     several = {"type": int, "nargs": "*", "default": [2, 4]}
     parser.add_argument("--together", **several, help="processes at once that need one baseline")
