@@ -143,11 +143,14 @@ class WandbRun(CsvLogger):
             return what()
         except Exception as error:
             self.run, self.why = None, " ".join(str(error).split()) or type(error).__name__
-            with suppress(Exception):                             # its service may be dead, or hold on to the run
-                import wandb
-
-                wandb.teardown(1)
+            self._end_service()                                   # it may be dead, or hold on to the run
             return None
+
+    def _end_service(self) -> None:
+        import wandb
+
+        with suppress(Exception):
+            wandb.teardown()
 
     def _open(self) -> bool:
         import wandb
@@ -195,6 +198,7 @@ class WandbRun(CsvLogger):
             self.offline = True
             done = self._try(self._open) and self._try(lambda: self._finish(record, failed))
         if done and self.offline:
+            self._end_service()                                   # it writes the last lines now
             print(f"W&B logged offline, {self.why}; upload later with:  wandb sync {shlex.quote(str(done))}")
         elif not done:
             print(f"W&B: {self.why}; the curves are in {self.store.folder}/*/metrics.csv")
