@@ -275,7 +275,7 @@ def drive(out: Path, args: argparse.Namespace) -> list[Part]:
     """All parts, in folders below `out`."""
     rng = random.Random(args.seed)
     whole = Whole(out / "whole", args.methods, args.epochs)
-    mean = whole.seconds / 16
+    mean = whole.seconds / len(args.methods) / 2                  # of a sweep of two cells, a quarter
     parts = [Part("killed at random, forked attempts"), Part("killed at random, `python run.py`"),
              Part("killed at a file operation"), Part("at once, one baseline"), Part("at once, its trainer killed"),
              Part("at once, the same run")]
@@ -334,7 +334,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="at random moments, of forked attempts (at least)")
     parser.add_argument("--command-kills", type=int, default=6, help="the same of `python run.py`")
     parser.add_argument("--start", type=float, default=5, help="seconds that `python run.py` takes longer to start")
-    parser.add_argument("--operations", type=int, default=30, help="kills right before a file operation")
+    parser.add_argument("--operations", type=int, default=24, help="kills right before a file operation")
     several = {"type": int, "nargs": "*", "default": [2, 4]}
     parser.add_argument("--together", **several, help="processes at once that need one baseline")
     parser.add_argument("--trainer-killed", **several, help="the same, and the one that trains it is killed")
