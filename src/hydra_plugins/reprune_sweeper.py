@@ -5,6 +5,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
 
 class MissingSweeper(BasicSweeper):
@@ -22,6 +23,15 @@ class MissingSweeper(BasicSweeper):
         super().validate_batch_is_legal([cell for cell in batch if not self.cells.composes(cell)])
 
     def sweep(self, arguments: list[str]) -> Any:
-        returns = super().sweep(arguments)
+        from reprune.sweep import Summary
+
+        returns = None
+        try:
+            returns = super().sweep(arguments)
+        except HydraException:                                    # of the config: Hydra tells
+            raise
+        except Exception as error:                                # joblib and submitit give up when a worker is killed
+            line = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            Summary.lost(f"hydra/launcher={self.config.hydra.runtime.choices['hydra/launcher']}", line)
         print(self.cells.count())
         return returns

@@ -193,6 +193,11 @@ class Summary(Callback):
         _check_writable(Path(config.output_dir))
         os.environ[SWEEP], Summary.unwritten = uuid.uuid4().hex, []
 
+    @classmethod
+    def lost(cls, what: str, line: str) -> None:
+        """Something beside the cells has ended the sweep."""
+        cls.unwritten.append({"overrides": what, "error": line})
+
     def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
         failed = failures(Path(config.output_dir))
         for note in failed:
