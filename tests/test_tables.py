@@ -64,6 +64,13 @@ def tables(root, rc=0):
     return (root / "results" / "some2020.md").read_text()
 
 
+def index(root):
+    """{paper: its line as {column: cell}} of results/README.md"""
+    block = (root / "results/README.md").read_text().split("## The verdict")[0]
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
+    return {cells[0].split("](")[1][:-4]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
+
+
 def section(text, title):
     """{row name: [its line as {column: cell} in each table]} of the section under a heading; several lines of a row
     in one table follow one another."""
@@ -328,8 +335,7 @@ def test_rows_of_other_folders_stand_beside(controls):
     assert "## Runs" not in text                            # those of the page's own rows
     own = (controls / "results/our.md").read_text()         # and the folder itself is as it was
     assert section(own, "Rows")["net-l1"][0]["Δ"] == "-1.50" and BESIDE not in own and "no claim" not in own
-    index = (controls / "results/README.md").read_text()
-    assert [line.split("|")[-2].strip() for line in index.splitlines()[-2:]] == ["2", "0"]
+    assert {paper: line["runs"] for paper, line in index(controls).items()} == {"our": "2", "some2020": "0"}
 
 
 def test_a_row_stands_beside_once_and_never_beside_its_own_folder(controls):
@@ -368,8 +374,8 @@ def test_a_reconstruction_is_marked_on_its_page_and_in_the_index(root):
     assert text.split("\n\n")[:4] == [
         "# Some Paper", "A. Someone, [doi:10.1/23](https://doi.org/10.1/23)",
         "**Reconstruction.** The formula is ours.", "A note."]
-    index = (root / "results/README.md").read_text()
-    assert "*Reconstruction*: " in index and "| in part " in index.splitlines()[-1]
+    assert "*Reconstruction*: " in (root / "results/README.md").read_text()
+    assert index(root)["some2020"]["reconstruction"] == "in part"
 
 
 # ---------------------------------------------------------------- group norms
@@ -419,13 +425,18 @@ def test_group_norms_of_rows_beside_are_shown_too(controls):
     assert list(section(tables(controls), NORMS)) == ["our/net-random"]
 
 
-def test_index_counts_rows(root):
-    record(root)
+def test_index_counts_claims_once_and_by_their_weakest_verdict(root):
+    record(root, top1=93.0, config__recipe__recover__lr=0.01)
     record(root, row="B", epochs__recover=1)
     tables(root)
-    index = (root / "results" / "README.md").read_text()
-    cells = [c.strip() for c in index.splitlines()[-1].strip("|").split("|")]
-    assert cells == ["[Some Paper](some2020.md)", "CONF 2020", "2", "1", "0", "1", "0", "0", "2"]
+    assert index(root)["some2020"] == {
+        "paper": "[Some Paper](some2020.md)", "venue": "CONF 2020", "claims": "2", "reproduced": "1", "within x": "0",
+        "off by x": "0", "not comparable": "0", "changed only": "0", "short only": "1", "not run": "0",
+        "own rows run": "0", "runs": "2"}
+    record(root, top1=91.0)                                 # another setting of A
+    record(root, top1=93.0, epochs__recover=1, config__recipe__recover__lr=0.01, seed=1)        # adds nothing
+    tables(root)
+    assert (index(root)["some2020"]["reproduced"], index(root)["some2020"]["off by x"]) == ("0", "1")
 
 
 def test_check_passes_on_what_was_written_and_changes_nothing(root, capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reprune.errors import UserError
 from reprune.record import SCHEMA
-from reprune.store import NOT_IN_KEY, key_of
+from reprune.store import NOT_IN_KEY
 
 GROUPS = ("model", "dataset", "method", "recipe")           # config groups whose choice a record names
 STAGES = ("baseline", "sparse", "recover")
@@ -238,50 +237,20 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
             and at not in NOT_IN_KEY for name, leaf in flat(value, at).items()}
 
 
-# ---------------------------------------------------------------- which runs stand on one line
-
-@dataclass
-class Line:
-    """The runs of a row that differ in nothing but the seed."""
-    row: Row
-    runs: list[dict]
-    setting: str = ""           # what sets it apart from the row's file and from the row's other lines
-
-    @property
-    def given(self) -> bool:
-        return self.runs[0]["baseline"]["source"] != "trained here"
-
-    @property
-    def section(self) -> str:
-        """full, short (fewer epochs or images than the paper), changed (not what the row's file says), or own."""
-        if self.row.claim is None:
-            return "own"
-        run, paper = self.runs[0], self.runs[0]["paper_epochs"]
-        last = (run["config"]["recipe"].get("recover") or {}).get("epochs", run["epochs"]["recover"])
-        ran = {**run["epochs"], "recover": min(run["epochs"]["recover"], last)}       # without those between rounds
-        gap = [ran[s] - paper[s] for s in STAGES if not (s == "baseline" and self.given)] if paper else [-1]
-        if min(gap) < 0 or run["config"]["dataset"].get("limit") is not None:
-            return "short"
-        return "changed" if max(gap) > 0 or departures(self.row, run) else "full"
-
-
-def departures(row: Row, run: dict) -> set[str]:
-    """Names of what the row's file says and the run does otherwise."""
-    config = flat(run["config"])
+def departures(row: Row, run: dict, config: dict) -> set[str]:
+    """Names of what the row's file says and a run does otherwise; config: the run's, flat."""
     return ({group for group, choice in row.choices.items() if run[group] != choice}
             | {name for name, value in row.config.items() if config.get(name) != value})
 
 
-def lines_of(row: Row, records: list[dict]) -> list[Line]:
-    """Never two settings on one line."""
-    settings = defaultdict(list)
-    for run in sorted(records, key=lambda r: (r["seed"], r["key"])):
-        settings[json.dumps(run["epochs"], sort_keys=True), key_of({**run["config"], "seed": None})].append(run)
-    lines = [Line(row, runs) for _, runs in sorted(settings.items())]
-    configs = [{**flat(line.runs[0]["config"]), **{g: line.runs[0][g] for g in GROUPS}} for line in lines]
-    apart = {name for config in configs for name in config if any(c.get(name) != config[name] for c in configs)}
-    for line, config in zip(lines, configs, strict=True):
-        names = apart | departures(row, line.runs[0])
-        line.setting = ", ".join(f"`{n}={json.dumps(config.get(n))}`".replace('"', "") for n in sorted(names)
-                                 if n in GROUPS or n.split(".")[0] not in names)      # method=random says method.* too
-    return lines
+def row_ids(root: Path) -> set[str]:
+    return {f"{file.parent.name}/{file.stem}" for file in root.glob("experiments/*/*.yaml")}
+
+
+def read_rows(root: Path, errors: list[str]) -> tuple[list[Row], dict[str, dict]]:
+    """-> rows, and what papers.yaml says of their folders"""
+    rows = read_all([*root.glob("experiments/*/*.yaml")], read_row, root, errors)
+    if not rows:
+        errors.append("experiments: no row, expected experiments/<paper>/<row>.yaml")
+    papers = read_all([root / "experiments/papers.yaml"], lambda f: yaml.safe_load(f.read_text("utf-8")), root, errors)
+    return rows, read_about(papers[0] if papers else None, row_ids(root), errors)
