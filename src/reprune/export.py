@@ -5,7 +5,7 @@
     python -m reprune.export outputs/<key>/net.safetensors --state-dict net.pt       # and net.pt.json, the widths
 
 The file is written only if it gives the outputs of the net. With --onnx the times of the net before and after pruning
-are measured side by side with onnxruntime (extra `export`). The input is an image as the net was trained on, normalised.
+are measured side by side with onnxruntime (extra `export`). The input: images as the net was trained on, normalised.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from reprune import models
 from reprune.checkpoint import load, read_header
 from reprune.errors import UserError
-from reprune.files import replacing, write_json
+from reprune.files import replacing
 from reprune.record import widths
 
 TOLERANCE = 1e-4                        # of the largest logit: other kernels add in another order
@@ -39,17 +39,18 @@ def onnx_bytes(net: nn.Module, example: Tensor) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(net, (example,), out, input_names=["image"], output_names=["logits"], dynamo=True, verbose=False,
-                          dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False)
+        torch.onnx.export(net, (example,), out, input_names=["image"], output_names=["logits"], dynamo=True,
+                          dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False)
     return out.getvalue()
 
 
-def torchscript_bytes(net: nn.Module, example: Tensor) -> bytes:
+def torchscript(net: nn.Module, example: Tensor) -> tuple[bytes, nn.Module]:
+    """-> the file, and the net as it is read back from it"""
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                           # torch announces successors of TorchScript
-        torch.jit.save(torch.jit.trace(net, example), out)
-    return out.getvalue()
+        torch.jit.save(torch.jit.trace(net, example, check_trace=False), out)      # it is checked here, see below
+        return out.getvalue(), torch.jit.load(io.BytesIO(out.getvalue()))
 
 
 def session(model: bytes) -> Callable[[Tensor], Tensor]:
@@ -106,17 +107,17 @@ def to_onnx(net: nn.Module, source: Path, path: Path, images: Tensor) -> list[st
 
 
 def to_torchscript(net: nn.Module, source: Path, path: Path, images: Tensor) -> list[str]:
-    script = torchscript_bytes(net, images[:2])
-    worst = check(net, torch.jit.load(io.BytesIO(script)), images, str(path))
+    script, again = torchscript(net, images[:2])
+    worst = max(check(net, again, images[:n], str(path)) for n in (1, len(images)))
     _write(path, script)
     return [f"largest difference of outputs {worst:.2g}"]
 
 
 def to_state_dict(net: nn.Module, source: Path, path: Path, images: Tensor) -> list[str]:
-    out, beside = io.BytesIO(), path.with_name(f"{path.name}.json")
-    torch.save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, out)
-    _write(path, out.getvalue())
-    write_json(beside, widths(unpruned(source), net))
+    beside, filters = path.with_name(f"{path.name}.json"), widths(unpruned(source), net)
+    with replacing(beside) as listed, replacing(path) as part:    # both or none
+        torch.save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, part)
+        listed.write_text(json.dumps(filters, indent=1) + "\n", encoding="utf-8")
     return ["torch.load(FILE, weights_only=True) gives {name: tensor}",
             f"filters of every layer, [before, after]: {beside}"]
 
@@ -147,6 +148,8 @@ def main(argv: list[str] | None = None) -> int:
                             "it is saved")
         images = torch.randn(max(2, args.batch), *shape, generator=torch.Generator().manual_seed(0))
         name, path = next((name, path) for name in FORMS if (path := getattr(args, name.replace("-", "_"))))
+        if path.resolve() == args.checkpoint.resolve():
+            raise UserError(f"--{name} {path} is the checkpoint itself; name another file")
         lines = FORMS[name](net, args.checkpoint, path, images)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
