@@ -18,6 +18,7 @@ from reprune import models
 from reprune.allocation import keep_best, removed
 from reprune.data import Data
 from reprune.errors import UserError
+from reprune.fingerprint import fingerprint
 from reprune.groups import Plan
 from reprune.lightning import PruningCallback, TestCurve, TrainingCurve, derive, device, fit, seeded
 from reprune.loggers import open_logger
@@ -124,6 +125,7 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
         "seed": cfg.seed, "config": store.config, **rows, "widths": widths(baseline, net), "epochs": epochs,
         **({"group_norms": norms} if norms else {}), "curves": {name: means for name, means in curves.items() if means},
         "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": watch.seconds,
+        "code": fingerprint(store.config),
         "env": environment(device(cfg), cfg.trainer.devices), "started": watch.started}
     if cfg.experiment:
         store.publish(record)

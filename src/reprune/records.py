@@ -33,7 +33,7 @@ KINDS = {           # results.KINDS in SQL: typeof is the JSON type of a field, 
 SPLIT = {name: kind for name, kind in RECORD.items() if kind.split()[0] != "counts"} | {
     f"{name}.{stage}": kind.replace("counts", "count") for name, kind in RECORD.items() if kind.split()[0] == "counts"
     for stage in STAGES}
-ALSO = ["schema", "status", "code", "env.git", "env.torch", "config.dataset.limit", "config.recipe.recover.epochs",
+ALSO = ["schema", "status", "env.git", "env.torch", "config.dataset.limit", "config.recipe.recover.epochs",
         "seconds", "paper_epochs"]
 FIELDS = [*SPLIT, *(name for name in ALSO if name not in SPLIT)]
 SAME = ("experiment", "config_id", "code", *(f"epochs.{stage}" for stage in STAGES))     # of the runs of a line

@@ -44,7 +44,7 @@ RECORD = {
     **dict.fromkeys(["latency.batch_size", "latency.threads"], "positive"), "seed": "count",
     "baseline.top1": "percent", "pruned.top1": "percent", "pruned.top1_best": "percent or null",
     "pruned.top1_before_recovery": "percent or null", "group_norms": "lists of norms or null",
-    "epochs": "counts", "paper_epochs": "counts or null", "env": "mapping"}
+    "epochs": "counts", "paper_epochs": "counts or null", "env": "mapping", "code": "mapping or null"}
 
 
 def number(value: Any) -> bool:

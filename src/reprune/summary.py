@@ -21,6 +21,7 @@ from typing import Any
 import duckdb
 
 from reprune import results
+from reprune.fingerprint import PARTS
 from reprune.records import LINES, NORMS, SAME, SPEED, query, read_runs
 from reprune.results import GROUPS, STAGES, Row, departures, flat
 from reprune.verdict import claimed_delta, verdict
@@ -57,10 +58,15 @@ def section(row: Row, run: dict, config: dict) -> str:
     return "changed" if max(gap) > 0 or departures(row, run, config) else "full"
 
 
+def code(line: Line) -> dict[str, str]:
+    """The versions of its method, data and model, as far as its records know them."""
+    known = json.loads(line.stats["code"] or "{}")
+    return {f"code.{part}": known.get(part, "unknown") for part in PARTS}
+
+
 def lines_of(row: Row, found: list[Line]) -> list[Line]:
     """What sets the lines of a row apart, in a fixed order."""
-    configs = [{**line.config, **{g: line.stats[g] for g in GROUPS}, "code": line.stats["code"] or "unknown"}
-               for line in found]
+    configs = [{**line.config, **{g: line.stats[g] for g in GROUPS}, **code(line)} for line in found]
     apart = {name for config in configs for name in config if any(c.get(name) != config[name] for c in configs)}
     for line, config in zip(found, configs, strict=True):
         names = apart | departures(row, line.stats, line.config)
