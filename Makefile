@@ -5,7 +5,7 @@ CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults tables bench check clean
+.PHONY: help setup demo test faults tables figures bench check clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ faults: setup    ## results/faults.md: sweeps killed at random must end as if no
 
 tables: setup    ## results/*.md from experiments/ and results/runs/
 	$(BIN)/python -m reprune.tables
+
+figures: setup    ## results/figures/*.svg from the same
+	$(BIN)/python -m reprune.figures
 
 bench: setup    ## results/bench.md: speed beside that of peers, measured in one run
 	$(BIN)/python bench/run.py
