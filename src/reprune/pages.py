@@ -7,6 +7,7 @@ import re
 from tabulate import tabulate
 
 from reprune import results, verdict
+from reprune.controls import CONTROLS, controls_of
 from reprune.results import STAGES, Row, points, stated
 from reprune.summary import Line
 
@@ -182,6 +183,9 @@ SECTIONS = {
                             "images: not comparable with the claims, and never mixed with the runs above."),
     "own": ("Rows of our own (no claim of the paper)", "What they ran stands under *epochs* and in *Runs* below.")}
 BESIDE = "Rows of other folders that this page is to be read with: the same runs serve several pages."
+CONTROL = f"""\
+What simpler means reach with the same model, data and budget: {'; '.join(f'*{n}*: {w}' for n, w in CONTROLS.items())}.
+A method that does not beat them has shown nothing. Our Δ, with the verdict or the epochs of the runs."""
 NORMS = """\
 The L2 norm of the weights in the group of each filter, after sparse training and before anything is removed. A penalty
 that works drives the groups of unnecessary filters to zero; with weight 0 it is plain training. Each run on its own."""
@@ -204,6 +208,8 @@ def page(paper: str, about: dict, rows: list[Row], lines: list[Line], others: li
                       for cells in ([compared] if name == "own" else [accuracy, cost])]
         if wanted:
             parts.append(table([source(row, paper) for row in wanted]))
+    if claimed := [row for row in rows if row.claim]:
+        parts += ["## Controls", CONTROL, *controls(claimed, rows, lines, others, paper)]
     if others:
         parts += ["## Beside other methods", BESIDE, table([compared(line, paper) for line in others]),
                   table([source(row, paper) for row in {line.row.id: line.row for line in others}.values()])]
@@ -217,6 +223,28 @@ def page(paper: str, about: dict, rows: list[Row], lines: list[Line], others: li
     guide = GUIDE.format(paper=paper) + "".join(
         f"- {text}\n" for mark, text in HINTS.items() if any(re.search(mark, part) for part in parts))
     return "\n\n".join(part.strip() for part in [*head(paper, about), guide, *parts] if part.strip()) + "\n"
+
+
+def controls(claimed: list[Row], rows: list[Row], lines: list[Line], others: list[Line], paper: str) -> list[str]:
+    """A table of what the controls reach, and a note of those that are missing."""
+    missing: dict[str, list[str]] = {}
+
+    def reached(row: Row) -> str:
+        ran = [f"{points(line.stats['delta'])} ({line.verdict.replace('not comparable: ', '') or epochs(line)})"
+               for line in [*lines, *others] if line.row.id == row.id and line.runs]
+        return "; ".join(ran) or "not run"
+
+    def cells(row: Row) -> dict[str, str]:
+        found = controls_of(row, [*rows, *{line.row.id: line.row for line in others}.values()])
+        for name in [name for name, controls in found.items() if not controls]:
+            missing.setdefault(name, []).append(row.id.removeprefix(f"{paper}/"))
+        return {"row": row_link(row, paper), "our Δ": reached(row), **{
+            name: "; ".join("the row itself" if control is row else f"{row_link(control, paper)}: {reached(control)}"
+                            for control in controls) or "missing" for name, controls in found.items()}}
+
+    text = table([cells(row) for row in claimed])
+    said = "; ".join(f"*{name}* of {', '.join(ids)}" for name, ids in missing.items())
+    return [text, f"Missing: {said}." if said else ""]
 
 
 def head(paper: str, about: dict) -> list[str]:

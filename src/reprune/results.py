@@ -160,9 +160,13 @@ class Row:
     config: dict[str, Any]      # what the file sets itself, flat: method.allocation.macs -> 0.5
 
 
+def read_yaml(file: Path) -> Any:
+    """The same reading of YAML as Hydra's: a name that is given twice is an error."""
+    return OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8") or "{}"))
+
+
 def read_row(file: Path) -> Row:
-    text, name = file.read_text(encoding="utf-8"), f"{file.parent.name}/{file.stem}"
-    node = OmegaConf.to_container(OmegaConf.create(text or "{}"))       # the same reading of YAML as Hydra's
+    text, name, node = file.read_text(encoding="utf-8"), f"{file.parent.name}/{file.stem}", read_yaml(file)
     if not isinstance(node, dict):
         raise UserError("file must be a mapping")
     claim, defaults = node.pop("claim", None), node.pop("defaults", None) or []
@@ -250,7 +254,13 @@ def row_ids(root: Path) -> set[str]:
 def read_rows(root: Path, errors: list[str]) -> tuple[list[Row], dict[str, dict]]:
     """-> rows, and what papers.yaml says of their folders"""
     rows = read_all([*root.glob("experiments/*/*.yaml")], read_row, root, errors)
+    first: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        same = first.setdefault((row.id.split("/")[0], row.title), row)
+        if same is not row and row.claim and same.claim:
+            errors.append(f"experiments/{row.id}.yaml: comment {row.title!r} is that of experiments/{same.id}.yaml "
+                          "too: a claim stands in one file, and the first line says which row of the paper it is")
     if not rows:
         errors.append("experiments: no row, expected experiments/<paper>/<row>.yaml")
-    papers = read_all([root / "experiments/papers.yaml"], lambda f: yaml.safe_load(f.read_text("utf-8")), root, errors)
+    papers = read_all([root / "experiments/papers.yaml"], read_yaml, root, errors)
     return rows, read_about(papers[0] if papers else None, row_ids(root), errors)

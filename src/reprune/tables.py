@@ -1,6 +1,6 @@
 """Result tables: experiments/*/*.yaml (rows and claims) joined with results/runs/*.json (records) -> results/.
 
-    python -m reprune.tables            writes results/<paper>.md, README.md and results.csv
+    python -m reprune.tables            writes results/<paper>.md, README.md, results.csv and latex/<paper>.tex
     python -m reprune.tables --check    writes nothing; names the files that differ from what the records say
 
 Every number is read from a claim or a record. A line of a table holds the runs of one row that differ in nothing but
@@ -16,7 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from reprune.compose_rows import compose_rows
 from reprune.files import write_text
+from reprune.latex import latex
 from reprune.pages import index, page
 from reprune.summary import COLUMNS, collect, entry
 
@@ -42,7 +44,10 @@ def build(root: Path) -> tuple[dict[Path, str], list[str]]:
         joined[paper] = (found.about[paper], own, [line for row in own for line in found.lines[row.id] if line.runs],
                          [line for row in found.rows if row.id in found.about[paper].get("beside", [])
                           for line in found.lines[row.id]])
+    compose_rows(root, found.rows, errors)
     files = {f"{paper}.md": page(paper, *parts, found.norms) for paper, parts in joined.items()}
+    files |= {f"latex/{paper}.tex": latex(paper, about, [line for row in own for line in found.lines[row.id]])
+              for paper, (about, own, _, _) in joined.items()}
     if joined:
         files["README.md"] = index(joined)
         files["results.csv"] = as_csv([entry(line) for row in found.rows for line in found.lines[row.id]])

@@ -1,0 +1,88 @@
+r"""Tables for the appendix of a paper: results/latex/<paper>.tex, to be \input after \usepackage{booktabs,graphicx}."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tabulate import LATEX_ESCAPE_RULES, tabulate
+
+from reprune.pages import epochs, removed, top1
+from reprune.results import points, stated
+from reprune.summary import Line
+
+SIGNS = {"→": r"$\rightarrow$", "±": r"$\pm$", "–": "--", "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$",
+         "†": r"$\dagger$"}
+FRAME = r"""% {title}: made by `make tables`; needs \usepackage{{booktabs,graphicx}}.
+% The lines of the table and their runs (results/runs/<key>.json):
+{runs}
+\begin{{table}}[ht]
+\centering
+\caption{{{caption}}}
+\label{{tab:{label}}}
+\resizebox{{\linewidth}}{{!}}{{%
+{body}%
+}}
+\end{{table}}
+"""
+CAPTION = ("{title}: {what}. Δ is pruned minus baseline accuracy in points; ours after the last epoch, against our own "
+           "baseline of the same seed, mean ± standard deviation over the seeds.")
+
+
+def signs(text: str) -> str:
+    minus = re.sub(r"(?<=\s)-(?=\d)", "$-$", text)
+    return "".join(SIGNS.get(sign, sign) for sign in minus)
+
+
+def escape(text: str) -> str:
+    r"""Plain text for LaTeX.
+
+    >>> print(escape("50 % → 2_a"))
+    50 \% $\rightarrow$ 2\_a
+    """
+    return signs("".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in text))
+
+
+def ours(line: Line) -> dict[str, str]:
+    stats = line.stats
+    spread = f" ± {stats['delta_std']:.2f}" if stats["delta_std"] is not None else ""
+    return {"ours": top1(stats), "our Δ": points(stats["delta"]) + spread, "seeds": str(stats["seeds"])}
+
+
+def against(line: Line) -> dict[str, str]:
+    """A line with a claim."""
+    claim = line.row.claim
+    return {"row": line.row.id.split("/")[1], "paper": stated(claim, "accuracy"), "paper Δ": stated(claim, "delta"),
+            **(ours(line) if line.runs else {}),
+            "params gone, %: paper / ours": f"{stated(claim, 'params_drop')} / {removed(line, 'params')}",
+            "MACs gone, %: paper / ours": f"{stated(claim, 'macs_drop')} / {removed(line, 'macs')}",
+            "setting": line.setting.replace("`", ""), "source": claim["source"], "verdict": line.verdict}
+
+
+def alone(line: Line) -> dict[str, str]:
+    """A line without one."""
+    cells = {"row": line.row.id.split("/")[1]}
+    if not line.runs:
+        return cells | {"method": line.row.choices.get("method", ""), "ours": "not run"}
+    return cells | {"method": line.stats["method"], **ours(line), "epochs": epochs(line),
+                    "params / MACs gone, %": f"{removed(line, 'params')} / {removed(line, 'macs')}",
+                    "setting": line.setting.replace("`", "")}
+
+
+def latex(paper: str, about: dict, lines: list[Line]) -> str:
+    """lines: of the rows of one paper; a row that has not run has a line too."""
+    kinds = (("claims", "claims of the paper beside our runs", [line for line in lines if line.row.claim], against),
+             ("own", "rows of our own, controls among them", [line for line in lines if not line.row.claim], alone))
+    return "\n".join(frame(about.get("title", paper), what, f"{paper}-{name}", some, cells)
+                     for name, what, some, cells in kinds if some)
+
+
+def frame(title: str, what: str, label: str, lines: list[Line], cells: Callable[[Line], dict[str, str]]) -> str:
+    rows = [cells(line) for line in lines]
+    order = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    columns = [name for name in order if any(row.get(name) for row in rows)]
+    body = tabulate([[row.get(name, "") for name in columns] for row in rows], headers=columns,
+                    tablefmt="latex_booktabs", disable_numparse=True)
+    runs = [f"% {line.row.id}: {' '.join(run['key'] for run in line.runs) or 'not run'}" for line in lines]
+    return FRAME.format(title=" ".join(title.split()), runs="\n".join(runs), label=label, body=signs(body),
+                        caption=escape(CAPTION.format(title=title, what=what)))
