@@ -44,7 +44,8 @@ from reprune.files import write_text  # noqa: E402
 
 STEPS = ["method/rounds=steps", "method.rounds.n=2"]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-PATIENCE = 120                                            # seconds for one attempt, or for a signal to be obeyed
+PATIENCE = 120                                            # seconds for one attempt
+NOTICE = 20                                               # seconds for a signal to take effect
 
 
 class Attempt:
@@ -67,6 +68,7 @@ class Attempt:
         code = 1
         try:
             os.setpgid(0, 0)
+            signal.signal(signal.SIGINT, signal.default_int_handler)      # a shell's background job ignores it
             (folder / "tmp").mkdir(exist_ok=True)
             os.environ.update(TMPDIR=str(folder / "tmp"), PYTHONUNBUFFERED="1")
             tempfile.tempdir = None                               # that of the parent
@@ -105,12 +107,12 @@ class Attempt:
         return self.status
 
     def send(self, what: signal.Signals) -> None:
-        """To it and all that it has started. Raises Failure if it does not end."""
+        """To it and all that it has started. Raises Failure if it does not end soon; at its end it may end well."""
         os.killpg(self.pid, what)
-        if self.wait() is None:
+        if self.wait(NOTICE) is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.wait()
-            raise Failure(f"{self.log}: goes on {PATIENCE} s after {what.name}")
+            raise Failure(f"{self.log}: goes on {NOTICE} s after {what.name}")
 
     def moment(self) -> str:
         """What it was doing when its output ended."""
@@ -334,7 +336,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="at random moments, of forked attempts (at least)")
     parser.add_argument("--command-kills", type=int, default=6, help="the same of `python run.py`")
     parser.add_argument("--start", type=float, default=5, help="seconds that `python run.py` takes longer to start")
-    parser.add_argument("--operations", type=int, default=24, help="kills right before a file operation")
+    parser.add_argument("--operations", type=int, default=20, help="kills right before a file operation")
     several = {"type": int, "nargs": "*", "default": [2, 4]}
     parser.add_argument("--together", **several, help="processes at once that need one baseline")
     parser.add_argument("--trainer-killed", **several, help="the same, and the one that trains it is killed")
