@@ -16,17 +16,18 @@ from reprune.results import STAGES, flat, number
 from reprune.summary import summary
 
 ENTRIES = 12                # of one legend
+
+
+def numbers(values: Any, least: float = -float("inf")) -> bool:
+    return isinstance(values, list) and all(number(n) and least <= n and abs(n) < float("inf") for n in values)
+
+
 FORM = {                    # what records may hold beside what tables need
-    "widths": ("{layer: [filters before, after]}", lambda v: all(
-        isinstance(w, list) and len(w) == 2 and all(number(n) and 0 < n < float("inf") for n in w) for w in v.values())),
-    "group_norms": ("{group: norms}", lambda v: all(_numbers(norms) for norms in v.values())),
-    "seconds": ("{stage: seconds}", lambda v: all(number(n) and 0 <= n < float("inf") for n in v.values())),
+    "widths": ("{layer: [filters before, after]}", lambda v: all(numbers(w, 1) and len(w) == 2 for w in v.values())),
+    "group_norms": ("{group: norms}", lambda v: all(numbers(norms, 0) for norms in v.values())),
+    "seconds": ("{stage: seconds}", lambda v: numbers(list(v.values()), 0)),
     "curves": ("{stage: {name: a number per epoch}}", lambda v: all(
-        isinstance(means, dict) and all(_numbers(values) for values in means.values()) for means in v.values()))}
-
-
-def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(number(n) and abs(n) < float("inf") for n in values)
+        isinstance(means, dict) and all(map(numbers, means.values())) for means in v.values()))}
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Line:
 
     @property
     def series(self) -> str:
-        return (self.of["method"] or "unknown") + ", from scratch" * bool(self.config("recipe", "recover").get("from_scratch"))
+        scratch = self.config("recipe", "recover").get("from_scratch")
+        return (self.of["method"] or "unknown") + ", from scratch" * bool(scratch)
 
     @property
     def short(self) -> bool:
