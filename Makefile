@@ -5,7 +5,7 @@ CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults tables figures bench check clean
+.PHONY: help setup demo test faults tables figures report bench check clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,11 +28,14 @@ test: setup    ## the whole test suite (set DATA_DIR to a folder with CIFAR-10 t
 faults: setup    ## results/faults.md: sweeps killed at random must end as if nothing had happened (some ten minutes)
 	$(BIN)/python tests/faults.py --report results/faults.md
 
-tables: setup    ## results/*.md from experiments/ and results/runs/
+tables: figures    ## results/*.md from experiments/ and results/runs/, with the figures that there are
 	$(BIN)/python -m reprune.tables
 
-figures: setup    ## results/figures/*.svg from the same
+figures: setup    ## results/figures/*.svg from experiments/ and results/runs/
 	$(BIN)/python -m reprune.figures
+
+report: setup    ## results/index.html: all results on one page to search, sort and plot
+	$(BIN)/python -m reprune.report
 
 bench: setup    ## results/bench.md: speed beside that of peers, measured in one run
 	$(BIN)/python bench/run.py
