@@ -35,7 +35,7 @@ CAPTIONS = {                # kind -> caption; in the order of a page
     "curves": "Training curves, a line per run: {what}. Top-1 on held-out images (solid) and on the training images "
               "(dotted).",
     "seconds": "What a method costs, mean over the seeds: {what}. Without the baseline, which runs share, and without "
-               "measuring; the machines were shared, too."}
+               "measuring."}
 PANELS = 12                 # of one figure
 
 

@@ -192,8 +192,8 @@ that works drives the groups of unnecessary filters to zero; with weight 0 it is
 
 
 def page(paper: str, about: dict, rows: list[Row], lines: list[Line], others: list[Line],
-         norm: dict[str, dict]) -> str:
-    """results/<paper>.md; lines: of its rows that have run; norm: see records.NORMS"""
+         norm: dict[str, dict], figures: list[tuple[str, str]]) -> str:
+    """results/<paper>.md; lines: of its rows that have run; norm: see records.NORMS; figures: (file, caption)"""
     parts = []
     for name, (title, text) in SECTIONS.items():
         here = [line for line in lines if line.section == name]
@@ -217,6 +217,8 @@ def page(paper: str, about: dict, rows: list[Row], lines: list[Line], others: li
                   if run["key"] in norm]:
         sparse.sort(key=lambda cells: [cells[name] for name in ("model", "row", "penalty's weight", "setting", "seed")])
         parts += ["## Group norms after sparse training", NORMS, table(sparse)]
+    if figures:
+        parts += ["## Figures", *(f"![{text.split('. ')[0]}]({file})\n\n*{text}*" for file, text in figures)]
     if runs := [run for line in lines for run in line.runs]:
         parts += ["## Runs", "Each run on its own; the link leads to its record: whole config, widths, times.",
                   table([ran(run) for run in runs])]

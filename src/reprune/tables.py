@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reprune.compose_rows import compose_rows
+from reprune.figures import for_page
 from reprune.files import write_text
 from reprune.latex import latex
 from reprune.pages import index, page
@@ -45,7 +46,7 @@ def build(root: Path) -> tuple[dict[Path, str], list[str]]:
                          [line for row in found.rows if row.id in found.about[paper].get("beside", [])
                           for line in found.lines[row.id]])
     compose_rows(root, found.rows, errors)
-    files = {f"{paper}.md": page(paper, *parts, found.norms) for paper, parts in joined.items()}
+    files = {f"{paper}.md": page(paper, *parts, found.norms, for_page(root, paper)) for paper, parts in joined.items()}
     files |= {f"latex/{paper}.tex": latex(paper, about, [line for row in own for line in found.lines[row.id]])
               for paper, (about, own, _, _) in joined.items()}
     if joined:
