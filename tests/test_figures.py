@@ -14,7 +14,7 @@ import matplotlib
 import pytest
 from matplotlib.text import Text
 
-from reprune import drawing
+from reprune import drawing, tables
 from reprune.figures import build, for_page, main, told
 from reprune.pipeline import run
 
@@ -232,6 +232,30 @@ def test_pages_find_their_figures_without_a_record(small, tmp_path_factory):
     key = records(small)["half/resnet56-l1"][0]["key"]
     about = told(bare / "results" / found[1][0])
     assert about["whole"] and key in (bare / "results" / found[1][0]).read_text()
+
+
+def test_a_page_shows_its_figures_once_they_are_drawn(small):
+    assert tables.main(["--root", str(small)]) == 0
+    assert "## Figures" not in (small / "results/li2017.md").read_text()
+    assert main(["--root", str(small)]) == 0 and tables.main(["--root", str(small)]) == 0
+    links = re.findall(r"!\[.+\]\((.+)\)", (small / "results/li2017.md").read_text())
+    assert links == ["figures/accuracy-cifar10-resnet56.svg", "figures/widths-li2017-cifar10-resnet56.svg"]
+    assert all((small / "results" / link).is_file() for link in links)
+
+
+def test_many_lines_are_spread_over_several_figures_and_share_a_legend(small):
+    (record,) = records(small)["half/resnet56-l1"]
+    for number in range(30):
+        record["config"]["method"]["criterion"]["p"] = 2 + number
+        write(small, {**record, "key": f"{number:016x}"})
+    shown = {figure.name: figure for figure in build(small, [])}
+    widths = [len(figure.data["panels"]) for name, figure in shown.items() if name.startswith("widths-half")]
+    assert len(widths) == 3 and sum(widths) == 32 and max(widths) <= 12
+    points = shown["accuracy-cifar10-resnet56"].data["points"]
+    assert {point["label"] for point in points if not point["short"]} == {
+        "l1: several settings", "l1std: several settings", "l1: li2017 as printed"}
+    assert len(points) == 35 and [p["label"] for p in points if p["short"]] == ["l1: several settings, short"]
+    assert shown["accuracy-cifar10-resnet56"].svg()
 
 
 # ---------------------------------------------------------------- can it be read?

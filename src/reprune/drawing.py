@@ -50,7 +50,8 @@ def folded(text: str, width: int) -> str:
 
 
 def accuracy(data: dict) -> Figure:
-    """points: kept, top1, std (None: one seed), label, style, ours, short; baselines: top1, label, ours"""
+    """points: kept, top1, std (None: one seed), label, style, ours, short; joined: is a label one line?
+    baselines: top1, label, ours"""
     entries: dict[str, list[dict]] = {}
     for point in sorted(data["points"], key=lambda p: (p["style"], not p["ours"], p["label"], p["kept"])):
         entries.setdefault(point["label"], []).append(point)
@@ -75,7 +76,7 @@ def accuracy(data: dict) -> Figure:
                       "markerfacecolor": to_rgba(colour, 0.45) if of["short"] else colour}
         else:
             drawn["markerfacecolor"] = "none"
-        if of["ours"] and len(points) > 1:
+        if of["ours"] and len(points) > 1 and data["joined"]:
             drawn["linestyle"] = DASHES[of["style"] % len(DASHES)]
         spread = [math.nan if p["std"] is None else p["std"] for p in points]
         axes.errorbar(*([p[name] for p in points] for name in ("kept", "top1")), spread, elinewidth=1, capsize=2.5,

@@ -121,10 +121,12 @@ def accuracy(lines: list[Line]) -> dict | None:
     ours, papers = [line for line in lines if line.runs], [line for line in lines if line.claims]
     if not ours or len(ours) + len(papers) < 2:
         return None
-    baselines = set()
+    named, baselines = labels(ours), set()
+    if many := len(set(named)) > ENTRIES:                          # then those of a method share an entry
+        named = [f"{line.series}: several settings" + ", short" * line.short for line in ours]
     points = [{"kept": 100 - line.of["macs_drop"], "top1": line.of["pruned_top1"], "std": line.of["pruned_top1_std"],
                "style": line.style, "ours": True, "short": line.short, "label": label}
-              for line, label in zip(ours, labels(ours), strict=True)]
+              for line, label in zip(ours, named, strict=True)]
     for line in ours:
         source = "trained here" if line.of["baseline_source"] == "trained here" else "given weights"
         baselines.add((line.of["baseline_top1"], f"baseline {line.of['baseline_top1']:.2f}, {source}", True))
@@ -134,12 +136,12 @@ def accuracy(lines: list[Line]) -> dict | None:
                        "label": f"{line.of['method']}: {line.of['paper']} as printed"})
         if (base := line.of["claim_baseline"]) is not None:
             baselines.add((base, f"baseline {base:.2f}, {line.of['paper']} as printed", False))
-    return {"points": points, "baselines": [dict(zip(("top1", "label", "ours"), b, strict=True))
-                                            for b in sorted(baselines)]}
+    return {"points": points, "joined": not many, "baselines": [dict(zip(("top1", "label", "ours"), b, strict=True))
+                                                                for b in sorted(baselines)]}
 
 
 def labels(lines: list[Line]) -> list[str]:
-    """Lines that differ in nothing but how much is removed share one; of very many lines, those of a method do."""
+    """Lines that differ in nothing but how much is removed share one."""
     def label(line: Line, row: bool) -> str:
         seeds = f"{line.of['seeds']} seeds" * (line.of["seeds"] > 1)
         name = line.of["row"].split("/")[1] if row else ""
@@ -147,11 +149,9 @@ def labels(lines: list[Line]) -> list[str]:
 
     rest = defaultdict(set)
     for line in lines:
-        config = flat(line.config())
-        rest[label(line, False)].add(json.dumps({name: value for name, value in config.items() if not name.startswith(
-            "method.allocation.")}, sort_keys=True))
-    found = [label(line, len(rest[label(line, False)]) > 1) for line in lines]
-    return found if len(set(found)) <= ENTRIES else [line.series for line in lines]
+        rest[label(line, False)].add(json.dumps({name: value for name, value in flat(line.config()).items()
+                                                 if not name.startswith("method.allocation.")}, sort_keys=True))
+    return [label(line, len(rest[label(line, False)]) > 1) for line in lines]
 
 
 def widths(lines: list[Line]) -> dict | None:
