@@ -13,20 +13,21 @@ from reprune.summary import Line
 
 SIGNS = {"→": r"$\rightarrow$", "±": r"$\pm$", "–": "--", "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$",
          "†": r"$\dagger$"}
-FRAME = r"""% {title}: made by `make tables`; needs \usepackage{{booktabs,graphicx}}.
+FRAME = r"""% Made by `make tables`; needs \usepackage{{booktabs,graphicx}}.
 % The lines of the table and their runs (results/runs/<key>.json):
 {runs}
 \begin{{table}}[ht]
 \centering
 \caption{{{caption}}}
 \label{{tab:{label}}}
+\smallskip
 \resizebox{{\linewidth}}{{!}}{{%
 {body}%
 }}
 \end{{table}}
 """
 CAPTION = ("{title}: {what}. Δ is pruned minus baseline accuracy in points; ours after the last epoch, against our own "
-           "baseline of the same seed, mean ± standard deviation over the seeds.")
+           "baseline of the same seed, mean ± standard deviation over the seeds. params, MACs: removed, in percent")
 
 
 def signs(text: str) -> str:
@@ -54,8 +55,8 @@ def against(line: Line) -> dict[str, str]:
     claim = line.row.claim
     return {"row": line.row.id.split("/")[1], "paper": stated(claim, "accuracy"), "paper Δ": stated(claim, "delta"),
             **(ours(line) if line.runs else {}),
-            "params gone, %: paper / ours": f"{stated(claim, 'params_drop')} / {removed(line, 'params')}",
-            "MACs gone, %: paper / ours": f"{stated(claim, 'macs_drop')} / {removed(line, 'macs')}",
+            "params": f"{stated(claim, 'params_drop')} / {removed(line, 'params')}",
+            "MACs": f"{stated(claim, 'macs_drop')} / {removed(line, 'macs')}",
             "setting": line.setting.replace("`", ""), "source": claim["source"], "verdict": line.verdict}
 
 
@@ -65,24 +66,28 @@ def alone(line: Line) -> dict[str, str]:
     if not line.runs:
         return cells | {"method": line.row.choices.get("method", ""), "ours": "not run"}
     return cells | {"method": line.stats["method"], **ours(line), "epochs": epochs(line),
-                    "params / MACs gone, %": f"{removed(line, 'params')} / {removed(line, 'macs')}",
+                    "params": removed(line, "params"), "MACs": removed(line, "macs"),
                     "setting": line.setting.replace("`", "")}
 
 
 def latex(paper: str, about: dict, lines: list[Line]) -> str:
     """lines: of the rows of one paper; a row that has not run has a line too."""
-    kinds = (("claims", "claims of the paper beside our runs", [line for line in lines if line.row.claim], against),
-             ("own", "rows of our own, controls among them", [line for line in lines if not line.row.claim], alone))
-    return "\n".join(frame(about.get("title", paper), what, f"{paper}-{name}", some, cells)
-                     for name, what, some, cells in kinds if some)
+    title, parts = " ".join(about.get("title", paper).split()), []
+    if claimed := [line for line in lines if line.row.claim]:
+        said = CAPTION.format(title=title, what="claims of the paper beside our runs") + ", paper / ours."
+        parts.append(frame(said, f"{paper}-claims", claimed, against))
+    if own := [line for line in lines if not line.row.claim]:
+        said = CAPTION.format(title=title, what="rows without a claim of the paper") + "."
+        parts.append(frame(said, f"{paper}-own", own, alone))
+    return "\n".join(parts)
 
 
-def frame(title: str, what: str, label: str, lines: list[Line], cells: Callable[[Line], dict[str, str]]) -> str:
+def frame(caption: str, label: str, lines: list[Line], cells: Callable[[Line], dict[str, str]]) -> str:
     rows = [cells(line) for line in lines]
     order = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
     columns = [name for name in order if any(row.get(name) for row in rows)]
     body = tabulate([[row.get(name, "") for name in columns] for row in rows], headers=columns,
                     tablefmt="latex_booktabs", disable_numparse=True)
+    caption += " †: computed from another number of the paper." * ("†" in body)
     runs = [f"% {line.row.id}: {' '.join(run['key'] for run in line.runs) or 'not run'}" for line in lines]
-    return FRAME.format(title=" ".join(title.split()), runs="\n".join(runs), label=label, body=signs(body),
-                        caption=escape(CAPTION.format(title=title, what=what)))
+    return FRAME.format(runs="\n".join(runs), label=label, body=signs(body), caption=escape(caption))

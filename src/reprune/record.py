@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from reprune.cost import cost, latency, peak_memory
 from reprune.groups import PRODUCERS
 from reprune.probe import Probe, evaluate
+from reprune.results import SCHEMA as SCHEMA
 from reprune.unfinished import spent
-
-SCHEMA = 1
-
 
 Make = Callable[[Path], tuple[nn.Module, dict]]               # of a stage, see Store.stage
 

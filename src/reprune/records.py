@@ -16,13 +16,13 @@ from typing import Any
 import duckdb
 
 from reprune.errors import UserError
-from reprune.record import SCHEMA
-from reprune.results import GROUPS, RECORD, STAGES, read_all, read_record
+from reprune.fingerprint import PARTS
+from reprune.results import GROUPS, RECORD, SCHEMA, STAGES, read_all, read_record
 from reprune.store import NOT_IN_KEY
 
 NUMBER = "typeof IN ('UBIGINT', 'BIGINT', 'DOUBLE')"
 COUNT = "typeof = 'UBIGINT'"
-NORM_LISTS = "map_values(try_cast(said::JSON AS MAP(VARCHAR, DOUBLE[])))"       # one per layer
+NORM_LISTS = "map_values(try_cast(try_cast(said AS JSON) AS MAP(VARCHAR, DOUBLE[])))"       # one per layer
 KINDS = {           # results.KINDS in SQL: typeof is the JSON type of a field, said its text
     "text": "typeof = 'VARCHAR' AND trim(said) != ''", "mapping": "typeof = 'OBJECT'", "count": COUNT,
     "percent": f"{NUMBER} AND try_cast(said AS DOUBLE) BETWEEN 0 AND 100",
@@ -33,8 +33,8 @@ KINDS = {           # results.KINDS in SQL: typeof is the JSON type of a field, 
 SPLIT = {name: kind for name, kind in RECORD.items() if kind.split()[0] != "counts"} | {
     f"{name}.{stage}": kind.replace("counts", "count") for name, kind in RECORD.items() if kind.split()[0] == "counts"
     for stage in STAGES}
-ALSO = ["schema", "status", "env.git", "env.torch", "config.dataset.limit", "config.recipe.recover.epochs",
-        "seconds", "paper_epochs"]
+ALSO = ["schema", "status", *(f"code.{part}" for part in PARTS), "env.git", "env.torch", "config.dataset.limit",
+        "config.recipe.recover.epochs", "seconds", "paper_epochs"]
 FIELDS = [*SPLIT, *(name for name in ALSO if name not in SPLIT)]
 SAME = ("experiment", "config_id", "code", *(f"epochs.{stage}" for stage in STAGES))     # of the runs of a line
 
@@ -84,7 +84,9 @@ def read_query() -> str:
 
 
 RUNS = f"""
-    SELECT {', '.join(f'{said(name)} AS "{name}"' for name in ('key', 'experiment', *GROUPS, 'code'))},
+    SELECT {', '.join(f'{said(name)} AS "{name}"' for name in ('key', 'experiment', *GROUPS))},
+        if({said('code')} IS NULL, NULL, json_object({
+            ', '.join(f"'{part}', {said(f'code.{part}')}" for part in PARTS)})::VARCHAR) AS code,
         {said('seed', 'BIGINT')} AS seed,
         {', '.join(f'{said(f"epochs.{stage}", "BIGINT")} AS "epochs.{stage}"' for stage in STAGES)},
         {', '.join(f'{said(f"paper_epochs.{stage}", "BIGINT")} AS "paper.{stage}"' for stage in STAGES)},
@@ -99,7 +101,7 @@ RUNS = f"""
         {said('latency.device')} || ', batch ' || {said('latency.batch_size')} || ', ' || {said('latency.threads')}
             || ' threads' AS machine,
         coalesce({said('env.git')}, 'unknown') AS commit, coalesce({said('env.torch')}, 'unknown') AS torch,
-        list_sum(map_values(try_cast({said('seconds')}::JSON AS MAP(VARCHAR, DOUBLE)))) AS seconds,
+        list_sum(map_values(try_cast({said('seconds', 'JSON')} AS MAP(VARCHAR, DOUBLE)))) AS seconds,
         json_merge_patch({said('config')}, '{patch()}')::VARCHAR AS config,
         {NORM_LISTS.replace('said', said('group_norms'))} AS norms
     FROM read WHERE good"""
@@ -152,7 +154,7 @@ def read_runs(con: duckdb.DuckDBPyConnection, root: Path, errors: list[str]) -> 
     """Table `runs` of all good records; each bad file becomes a line in `errors`."""
     files = sorted(root.glob("results/runs/*.json"))
     readable = [file for file in files if file.is_file() and os.access(file, os.R_OK)]
-    con.execute("SET threads = 2; SET memory_limit = '400MB'; SET preserve_insertion_order = false")
+    con.execute("SET threads = 2; SET memory_limit = '300MB'; SET preserve_insertion_order = false")
     con.execute(f"CREATE TABLE read AS {read_query()}" if readable else
                 "CREATE TABLE read (filename VARCHAR, said VARCHAR[], good BOOLEAN)",
                 [[glob.escape(str(file)) for file in readable]] if readable else None)

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reprune.errors import UserError
-from reprune.record import SCHEMA
 from reprune.store import NOT_IN_KEY
 
+SCHEMA = 1                                                  # of records; read here without all that a run needs
 GROUPS = ("model", "dataset", "method", "recipe")           # config groups whose choice a record names
 STAGES = ("baseline", "sparse", "recover")
 ENDS = ("", "_min", "_max")                                 # exactly, more than, up to

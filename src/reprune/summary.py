@@ -67,7 +67,11 @@ def code(line: Line) -> dict[str, str]:
 def lines_of(row: Row, found: list[Line]) -> list[Line]:
     """What sets the lines of a row apart, in a fixed order."""
     configs = [{**line.config, **{g: line.stats[g] for g in GROUPS}, **code(line)} for line in found]
-    apart = {name for config in configs for name in config if any(c.get(name) != config[name] for c in configs)}
+    values = defaultdict(list)                                    # of each name, in all lines
+    for config in configs:
+        for name, value in config.items():
+            values[name].append(repr(value))
+    apart = {name for name, said in values.items() if len(said) < len(configs) or len(set(said)) > 1}
     for line, config in zip(found, configs, strict=True):
         names = apart | departures(row, line.stats, line.config)
         named = [n for n in sorted(names) if n in GROUPS or n.split(".")[0] not in names]   # method=random: all of it

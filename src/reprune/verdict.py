@@ -84,9 +84,9 @@ def accuracy_gap(claim: dict, ours: dict) -> tuple[float, float | None] | None:
     if (delta := claimed_delta(claim)) is not None:
         return delta - ours["delta"], allowed
     if "better_than_baseline" in claim:
-        return -ours["delta"], None
+        return 0.0 - ours["delta"], None
     if "no_accuracy_loss" in claim:
-        return -ours["delta"], 0.0
+        return 0.0 - ours["delta"], 0.0
     if "pruned" in claim:
         return claim["pruned"] - ours["pruned_top1"], allowed
     return None

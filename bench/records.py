@@ -1,0 +1,91 @@
+"""What tables cost when much has run: `python -m reprune.tables` over 100, 1,000 and 10,000 synthetic records.
+
+    python bench/records.py        about a minute
+
+The records are made up, in a temporary folder, from the real rows of experiments/: for each row as many settings as are
+needed, three seeds each, every number drawn at random. `seconds` and `peak MiB` are those of the whole process: start,
+reading, composing every row with Hydra, writing all pages. `start` is the same process with `--help`; `json` reads and
+checks every record one by one in Python, as the tables do with bad ones, and makes no table.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+from tabulate import tabulate
+
+from reprune.results import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES, SEEDS = (100, 1_000, 10_000), 3
+
+
+def synthetic(n: int, rows: list[str], templates: list[dict], seed: int = 0) -> Iterator[dict]:
+    """n records as runs would have written them: settings differ in a learning rate, and seeds in the numbers."""
+    rng = random.Random(seed)
+    for number in range(n):
+        setting, which = divmod(number // SEEDS, len(rows))
+        record = copy.deepcopy(templates[which % len(templates)])
+        base = rng.gauss(93, 0.2)
+        paper = {stage: rng.choice((0, 40, 200)) for stage in STAGES}
+        record |= {"key": f"{rng.getrandbits(64):016x}", "experiment": rows[which], "seed": number % SEEDS,
+                   "paper_epochs": paper, "epochs": paper if setting % 2 else {**paper, "recover": 1}}
+        record["config"]["seed"] = record["seed"]
+        record["config"]["recipe"]["recover"]["optimizer"]["lr"] = round(0.001 * (setting + 1), 4)
+        record["baseline"]["top1"], record["pruned"]["top1"] = round(base, 2), round(base - rng.gauss(0.3, 0.3), 2)
+        record["env"]["git"] = f"{rng.randrange(4):012x}"
+        yield record
+
+
+def project(folder: Path, n: int) -> Path:
+    """A root with this repository's conf/ and experiments/, and records of its own."""
+    for name in ("conf", "experiments"):
+        shutil.copytree(ROOT / name, folder / name)
+    rows = sorted(f"{file.parent.name}/{file.stem}" for file in (folder / "experiments").glob("*/*.yaml"))
+    templates = [json.loads(file.read_text()) for file in sorted((ROOT / "results/runs").glob("*.json"))]
+    (folder / "results/runs").mkdir(parents=True)
+    for record in synthetic(n, rows, templates):
+        (folder / f"results/runs/{record['key']}.json").write_text(json.dumps(record, indent=1))
+    return folder
+
+
+def timed(*command: str) -> tuple[float, float]:
+    """-> seconds, peak MiB of a command"""
+    measure = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+               "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    start = perf_counter()
+    said = subprocess.run([sys.executable, "-c", measure, sys.executable, *command], check=True, capture_output=True,
+                          text=True).stdout
+    return perf_counter() - start, int(said) / 1024
+
+
+def line(what: str, n: int, root: Path | None, seconds: float, peak: float) -> dict:
+    size = sum(file.stat().st_size for file in root.glob("results/runs/*.json")) if root else 0
+    return {"what": what, "records": n, "MB of records": round(size / 1e6, 1), "seconds": round(seconds, 1),
+            "peak MiB": round(peak)}
+
+
+def main() -> list[dict]:
+    found = [line("start", 0, None, *timed("-m", "reprune.tables", "--help"))]
+    one_by_one = ("import sys; from pathlib import Path; from reprune.results import read_record; "
+                  "all = [read_record(f) for f in Path(sys.argv[1]).glob('results/runs/*.json')]")
+    for n in SIZES:
+        with tempfile.TemporaryDirectory() as name:
+            root = project(Path(name) / "project", n)
+            found.append(line("tables", n, root, *timed("-m", "reprune.tables", "--root", str(root))))
+            if n == max(SIZES):
+                found.append(line("json", n, root, *timed("-c", one_by_one, str(root))))
+    return found
+
+
+if __name__ == "__main__":
+    print(tabulate(main(), headers="keys", tablefmt="github"))

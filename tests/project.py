@@ -1,0 +1,52 @@
+"""A project of one paper for the tests of tables: two claimed rows, one of our own, and the records one asks for."""
+
+import copy
+import json
+
+PAPER = {"baseline": 160, "sparse": 0, "recover": 40}
+ROW = """\
+# @package _global_
+# Someone 2020, Table 1, Net-{name}.    python run.py experiments=some2020/{name}
+defaults:
+  - override /method: l1
+  - override /recipe: some2020
+method: {{allocation: {{rates: {{1: 0.5}}}}}}
+"""
+CLAIM = ("claim: {baseline: 93.04, pruned: 93.06, params_drop: 13.7, macs_drop: 27.6, source: Table 1, "
+         "provenance: paper}\n")
+
+
+def project(tmp_path):
+    """No runs yet."""
+    folder = tmp_path / "experiments" / "some2020"
+    folder.mkdir(parents=True)
+    for name, claim in (("A", CLAIM), ("B", CLAIM.replace("93.06", "92.54")), ("own-half", "")):
+        (folder / f"{name}.yaml").write_text(ROW.format(name=name) + claim)
+    (tmp_path / "experiments" / "papers.yaml").write_text("some2020: {title: Some Paper, venue: CONF 2020}\n")
+    return tmp_path
+
+
+def record(root, row="A", seed=0, base=93.0, top1=92.0, key=None, **changes):
+    """Writes a record; `changes` are dotted names with __ for the dot: epochs__recover=1."""
+    content = {
+        "schema": 1, "key": key or f"{len(list(root.glob('results/runs/*'))):016x}", "status": "done",
+        "experiment": f"some2020/{row}", "claim": None, "method": "l1", "model": "net", "dataset": "cifar10",
+        "recipe": "some2020", "seed": seed,
+        "config": {"model": {"name": "net"}, "dataset": {"name": "cifar10", "limit": None, "data_dir": "/secret/place"},
+                   "method": {"name": "l1", "allocation": {"rates": {"1": 0.5}}}, "trainer": {"precision": "32-true"},
+                   "recipe": {"name": "some2020", "recover": {"epochs": 40, "lr": 0.001}}, "seed": seed},
+        "baseline": {"top1": base, "params": 1000, "macs": 2000, "latency_ms": 8.0, "source": "trained here"},
+        "pruned": {"top1": top1, "top1_best": None, "params": 750, "macs": 1000, "latency_ms": 5.0},
+        "latency": {"batch_size": 64, "threads": 2, "device": "cpu"},
+        "epochs": dict(PAPER), "paper_epochs": dict(PAPER), "env": {"git": "abc123", "torch": "2.15.0"},
+        "started": "2026-01-01T00:00:00Z"}
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        node = content
+        for part in path:
+            node = node[part]
+        node[last] = copy.deepcopy(value)
+    file = root / "results" / "runs" / f"{content['key']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+    return file
