@@ -23,7 +23,7 @@ from reprune.errors import UserError
 from reprune.probe import Probe, evaluate
 from reprune.sockets import Method, Penalty, Step
 from reprune.surgery import zero_filters
-from reprune.unfinished import Unfinished, readable, remember
+from reprune.unfinished import Unfinished, WholeFile, readable, remember
 
 for library in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(library).setLevel(logging.WARNING)
@@ -213,7 +213,8 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
         together = where == "cuda" and cfg.trainer.get("sync_batchnorm", False)
         trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving],
                               sync_batchnorm=together,
-                              plugins=[LightningEnvironment()])   # a job of a cluster is one process to Lightning too
+                              plugins=[LightningEnvironment(),    # a job of a cluster is one process to Lightning too
+                                       WholeFile()])
         print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}" + ", going on where it was cut off" * going_on)
         try:
             trainer.fit(module, loaders, ckpt_path=unfinished if going_on else None)

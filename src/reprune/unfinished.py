@@ -7,14 +7,29 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from reprune.files import replacing
 
 # What ends a process, asks a cluster's job to make way (submitit: SIGUSR2), or closes a terminal.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class WholeFile(TorchCheckpointIO):
+    """Checkpoints that replace the one before in one step. Lightning's own come by way of the temporary folder:
+    from another disk that is a copy, which a kill or a full disk stops half-way, and a kill leaves the original."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        buffer = BytesIO()                                        # torch.save tells nobody that a disk is full
+        torch.save(checkpoint, buffer)
+        with replacing(Path(path)) as part:
+            part.write_bytes(buffer.getbuffer())
 
 
 class Unfinished(pl.Callback):
