@@ -3,6 +3,9 @@
 import copy
 import json
 
+from reprune.tables import main
+
+FULL, SHORT, CHANGED, OWN = "The paper's rows", "Short runs", "Changed runs", "Rows of our own"
 PAPER = {"baseline": 160, "sparse": 0, "recover": 40}
 ROW = """\
 # @package _global_
@@ -50,3 +53,33 @@ def record(root, row="A", seed=0, base=93.0, top1=92.0, key=None, **changes):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content))
     return file
+
+
+def claim(root, stated, row="A", place="source: Table 1, provenance: paper"):
+    """Gives a row another claim."""
+    (root / f"experiments/some2020/{row}.yaml").write_text(ROW.format(name=row) + f"claim: {{{stated}, {place}}}\n")
+
+
+def tables(root, rc=0):
+    assert main(["--root", str(root)]) == rc
+    return (root / "results" / "some2020.md").read_text()
+
+
+def index(root):
+    """{paper: its line as {column: cell}} of results/README.md"""
+    block = (root / "results/README.md").read_text().split("## The verdict")[0]
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
+    return {cells[0].split("](")[1][:-4]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
+
+
+def section(text, title):
+    """{row name: [its line as {column: cell} in each table]} of the section under a heading; several lines of a row
+    in one table follow one another."""
+    assert f"## {title}" in text, f"no section {title!r}"
+    body, found = text.split(f"## {title}")[1].split("\n## ")[0], {}
+    for block in body.split("\n\n"):
+        lines = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
+        for cells in lines[2:]:
+            name = cells[0].split("]")[0].lstrip("[")
+            found.setdefault(name, []).append(dict(zip(lines[0], cells, strict=True)))
+    return found

@@ -1,13 +1,10 @@
 """Tables say what the records say: every number, nothing averaged that differs, nothing of a bad file."""
 
-import csv
 import json
-import os
-import re
 from pathlib import Path
 
 import pytest
-from project import CLAIM, PAPER, ROW, project, record
+from project import CHANGED, CLAIM, FULL, OWN, PAPER, ROW, SHORT, claim, index, project, record, section, tables
 
 from reprune.tables import main
 
@@ -19,32 +16,6 @@ def root(tmp_path):
     return project(tmp_path)
 
 
-def tables(root, rc=0):
-    assert main(["--root", str(root)]) == rc
-    return (root / "results" / "some2020.md").read_text()
-
-
-def index(root):
-    """{paper: its line as {column: cell}} of results/README.md"""
-    block = (root / "results/README.md").read_text().split("## The verdict")[0]
-    lines = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
-    return {cells[0].split("](")[1][:-4]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
-
-
-def section(text, title):
-    """{row name: [its line as {column: cell} in each table]} of the section under a heading; several lines of a row
-    in one table follow one another."""
-    assert f"## {title}" in text, f"no section {title!r}"
-    body, found = text.split(f"## {title}")[1].split("\n## ")[0], {}
-    for block in body.split("\n\n"):
-        lines = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
-        for cells in lines[2:]:
-            name = cells[0].split("]")[0].lstrip("[")
-            found.setdefault(name, []).append(dict(zip(lines[0], cells, strict=True)))
-    return found
-
-
-FULL, SHORT, CHANGED, OWN = "The paper's rows", "Short runs", "Changed runs", "Rows of our own"
 
 
 def test_rows_without_a_run_say_so_and_show_their_command(root):
@@ -176,11 +147,6 @@ def test_epochs_between_rounds_do_not_make_a_full_recipe_a_changed_one(root):
 
 
 # ---------------------------------------------------------------- what papers state
-
-def claim(root, stated, row="A", place="source: Table 1, provenance: paper"):
-    """Gives a row another claim."""
-    (root / f"experiments/some2020/{row}.yaml").write_text(ROW.format(name=row) + f"claim: {{{stated}, {place}}}\n")
-
 
 @pytest.mark.parametrize(("stated", "accuracy", "delta", "params", "macs"), [
     ("baseline: 93.04, pruned: 92.54, params_drop: 13.7, macs_drop: 27.6", "93.04 → 92.54", "-0.50", "13.7", "27.6"),
@@ -503,133 +469,3 @@ def test_a_paper_nobody_described_and_a_root_without_experiments(root, tmp_path_
 
 def test_committed_tables_are_what_the_committed_records_say(capsys):
     assert main(["--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err
-
-
-# ---------------------------------------------------------------- all files
-
-def test_the_verdict_is_shown_beside_the_accuracy_and_explained(root):
-    record(root, row="B", top1=92.4)
-    record(root, seed=1, epochs__recover=1)
-    text = tables(root)
-    assert section(text, FULL)["B"][0]["verdict"] == "reproduced (1 seed)"
-    assert section(text, SHORT)["A"][0]["verdict"] == "not comparable: short run"
-    assert "[one rule](README.md#the-verdict)" in text.split("## ")[0]
-    rule = (root / "results/README.md").read_text().split("## The verdict")[1]
-    assert "at least 0.3 and at most 1 point" in rule and ">>>" not in rule
-
-
-def test_commits_are_shown_where_a_line_has_several(root):
-    record(root)
-    assert "made at" not in section(tables(root), FULL)["A"][0]
-    record(root, seed=1, env={"git": "fff", "torch": "2.15.0"})
-    assert section(tables(root), FULL)["A"][0]["made at"] == "2 commits: abc123, fff"
-
-
-CONTROL = ROW.replace("method: l1", "method: {method}")
-
-
-def test_controls_are_found_by_what_their_files_say(root):
-    folder = root / "experiments/some2020"
-    claimed = (folder / "A.yaml").read_text().replace("method: l1", "method: sfp")
-    (folder / "A.yaml").write_text(claimed)
-    (folder / "any.yaml").write_text(CONTROL.format(name="any", method="random"))
-    (folder / "A-random.yaml").write_text(CONTROL.format(name="A-random", method="random").replace("0.5", "0.6"))
-    (folder / "own-half.yaml").write_text(CONTROL.format(name="own-half", method="sfp")
-                                          + "recipe: {recover: {from_scratch: true}}")
-    record(root, row="any", top1=90.0, method="random")
-    text = tables(root)
-    first, second = (section(text, "Controls")[name][0] for name in "AB")
-    assert first["random"] == "[any](../experiments/some2020/any.yaml): -3.00 (baseline 160/160, recover 40/40)"
-    assert first["scratch"] == "[own-half](../experiments/some2020/own-half.yaml): not run"
-    assert first["l1"] == "missing" and second["l1"] == "the row itself" and first["our Δ"] == "not run"
-    assert "\nMissing: *l1* of A.\n" in text
-
-
-def test_csv_holds_every_line_and_check_covers_it(root, capsys):
-    record(root, seed=0, top1=92.0)
-    record(root, seed=1, top1=91.0)
-    record(root, seed=1, top1=50.0, epochs__recover=1)
-    tables(root)
-    file = root / "results/results.csv"
-    with file.open(newline="") as text:
-        found = list(csv.DictReader(text))
-    assert [(line["row"], line["section"], line["delta"], line["seeds"]) for line in found] == [
-        ("some2020/A", "full", "-1.5", "2"), ("some2020/A", "short", "-43", "1"), ("some2020/B", "not run", "", "0"),
-        ("some2020/own-half", "not run", "", "0")]
-    file.write_text(file.read_text().replace("-43", "-4"))
-    assert main(["--check", "--root", str(root)]) == 1
-    assert "results/results.csv differs" in capsys.readouterr().err
-
-
-def test_the_same_bytes_whatever_the_order_of_files_and_keys(root, tmp_path_factory, monkeypatch):
-    other = project(tmp_path_factory.mktemp("other"))
-    runs = [{"seed": seed, "top1": 92 + 0.1 * seed / 3, "config__recipe__recover__lr": lr, "key": f"{seed}{lr}" * 8,
-             "row": row} for seed in range(5) for lr in (1, 2) for row in "AB"]
-    runs = [{**run, "key": f"{number:016x}"} for number, run in enumerate(runs)]
-    for run in runs:
-        record(root, **run)
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
-    for run in reversed(runs):
-        file = record(other, **run)
-        file.write_text(json.dumps(dict(reversed(json.loads(file.read_text()).items())), indent=3))
-    made = []
-    for where in (root, other, root):
-        tables(where)
-        made.append({file.relative_to(where): file.read_bytes() for file in where.rglob("results/**/*")
-                     if file.is_file() and file.suffix != ".json"})
-    assert made[0] == made[1] == made[2] and len(made[0]) == 4
-
-
-def test_latex_escapes_what_it_must_and_names_the_runs(root):
-    (root / "experiments/papers.yaml").write_text("some2020: {title: '50 % of A_b & {C} → ±'}\n")
-    claim(root, "better_than_baseline: true, params_ratio: 8")
-    key = record(root, config__recipe__recover__lr=1).stem
-    record(root, seed=1, config__recipe__recover__lr=2)
-    tables(root)
-    text = (root / "results/latex/some2020.tex").read_text()
-    assert r"\caption{50 \% of A\_b \& \{C\} $\rightarrow$ $\pm$: " in text and f"% some2020/A: {key}" in text
-    assert r"\toprule" in text and "recipe.recover.lr=1" in text and r"87.5 $\dagger$ / 25.0" in text
-    shown = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-    assert shown.isascii() and not re.search(r"(?<!\\)[_#&]", shown.replace(" & ", ""))
-    assert shown.count(r"\begin{table}") == shown.count(r"\end{table}") == 2
-
-
-# ---------------------------------------------------------------- rows that cannot run
-
-def test_a_claim_stands_in_one_file(root, capsys):
-    (root / "experiments/some2020/C.yaml").write_text((root / "experiments/some2020/A.yaml").read_text().replace(
-        "experiments=some2020/A", "experiments=some2020/C"))
-    tables(root, rc=1)
-    assert capsys.readouterr().err.startswith("error: experiments/some2020/C.yaml: comment 'Someone 2020, Table 1, "
-                                              "Net-A' is that of experiments/some2020/A.yaml too")
-
-
-@pytest.mark.parametrize(("file", "twice"), [("some2020/B.yaml", CLAIM), ("papers.yaml", "some2020: {title: Other}\n")])
-def test_a_name_given_twice_in_a_file(root, capsys, file, twice):
-    record(root)
-    (root / "experiments" / file).write_text((root / "experiments" / file).read_text() + twice)
-    assert section(tables(root, rc=1), FULL)["A"][0]["our Δ"] == "-1.00"
-    assert f"error: experiments/{file}: content cannot be read: " in (err := capsys.readouterr().err) and "dupl" in err
-
-
-@pytest.mark.parametrize(("old", "new", "told"), [
-    ("override /method: l1", "override /method: l9", "method/l9"),
-    ("rates: {layer1: 0.1, layer2: 0.1, layer3: 0.1}, skip", "rates: {layer1: 0.1}, skipp", "skipp"),
-    ("dataset: {val_size: 0}", "dataset: {val_size: '${recipe.nothing}'}", "recipe.nothing"),
-    ("override /recipe: li2017", "override /recipee: li2017", "recipee"),
-])
-def test_a_row_that_does_not_compose_is_named_and_the_rest_is_built(tmp_path, capsys, old, new, told):
-    (tmp_path / "conf").symlink_to(REPOSITORY / "conf")
-    (tmp_path / "experiments/li2017").mkdir(parents=True)
-    (tmp_path / "experiments/papers.yaml").write_text("li2017: {title: A}\n")
-    text = (REPOSITORY / "experiments/li2017/resnet56-A.yaml").read_text()
-    assert old in text
-    for name, content in (("resnet56-A", text), ("bad", text.replace(old, new).replace("resnet56-A", "bad"))):
-        (tmp_path / f"experiments/li2017/{name}.yaml").write_text(content.replace("pruned-A", f"pruned-{name}"))
-    before = os.environ.get("REPRUNE_ROOT")
-    assert main(["--root", str(tmp_path)]) == 1
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: experiments/li2017/bad.yaml: does not compose with conf/ any more: ")
-    assert told in error and os.environ.get("REPRUNE_ROOT") == before
-    assert set(section((tmp_path / "results/li2017.md").read_text(), FULL)) == {"bad", "resnet56-A"}

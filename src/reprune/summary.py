@@ -21,6 +21,7 @@ from typing import Any
 import duckdb
 
 from reprune import results
+from reprune.compose_rows import compose_rows
 from reprune.fingerprint import PARTS
 from reprune.records import LINES, NORMS, SAME, SPEED, query, read_runs
 from reprune.results import GROUPS, STAGES, Row, departures, flat
@@ -45,6 +46,7 @@ class Line:
 
 
 def section(row: Row, run: dict, config: dict) -> str:
+    """By the row's file alone; `strays` looks closer at what is full by it."""
     if row.claim is None:
         return "own"
     if not run["paper_known"] or run["images"] is not None:
@@ -64,8 +66,17 @@ def code(line: Line) -> dict[str, str]:
     return {f"code.{part}": known.get(part, "unknown") for part in PARTS}
 
 
-def lines_of(row: Row, found: list[Line]) -> list[Line]:
-    """What sets the lines of a row apart, in a fixed order."""
+def strays(line: Line, composed: dict) -> set[str]:
+    """Names whose value is not what `experiments=ROW` alone gives: set on the command line. Weights may be given, and
+    then the baseline is not trained and images are normalised as the weights want it. Options that are newer than the
+    record are no departure."""
+    free = ("model.weights", *(["dataset.normalize", "recipe.baseline"] if line.given else []))
+    return {name for name, value in line.config.items() if composed.get(name, ...) != value
+            and not any(name == one or name.startswith(f"{one}.") for one in free)}
+
+
+def lines_of(row: Row, found: list[Line], composed: dict | None) -> list[Line]:
+    """What sets the lines of a row apart, in a fixed order; composed: the config its file stands for, flat."""
     configs = [{**line.config, **{g: line.stats[g] for g in GROUPS}, **code(line)} for line in found]
     values = defaultdict(list)                                    # of each name, in all lines
     for config in configs:
@@ -73,10 +84,12 @@ def lines_of(row: Row, found: list[Line]) -> list[Line]:
             values[name].append(repr(value))
     apart = {name for name, said in values.items() if len(said) < len(configs) or len(set(said)) > 1}
     for line, config in zip(found, configs, strict=True):
-        names = apart | departures(row, line.stats, line.config)
+        line.section, other = section(row, line.stats, line.config), set()
+        if line.section == "full" and composed and (other := strays(line, composed)):
+            line.section = "changed"
+        names = apart | other | departures(row, line.stats, line.config)
         named = [n for n in sorted(names) if n in GROUPS or n.split(".")[0] not in names]   # method=random: all of it
         line.setting = ", ".join(f"`{n}={json.dumps(config.get(n))}`".replace('"', "") for n in named)
-        line.section = section(row, line.stats, line.config)
         line.verdict = verdict(row.claim, line.section, line.stats)
     return sorted(found, key=lambda line: (line.setting, line.runs[0]["key"]))
 
@@ -90,7 +103,8 @@ class Collected:
     norms: dict[str, dict]              # key -> see NORMS
 
 
-def collect(root: Path, errors: list[str]) -> Collected:
+def collect(root: Path, errors: list[str], every: bool = False) -> Collected:
+    """every: compose all rows, to name those that do not; else those that runs of the whole recipe are held against."""
     rows, about = results.read_rows(root, errors)
     found, norms = defaultdict(list), {}
     by_id = {row.id: row for row in rows}
@@ -113,8 +127,11 @@ def collect(root: Path, errors: list[str]) -> Collected:
                 found[row.id].append(Line(
                     row, stats=stats, config=flat(json.loads(configs[stats["config_id"]])),
                     runs=[runs[key] for key in stats["keys"]], speed=speed[tuple(stats[name] for name in SAME)]))
-    lines = {row.id: lines_of(row, found[row.id]) or [Line(row, verdict=verdict(row.claim, "not run", {}))]
-             for row in rows}
+    judged = {line.row.id for some in found.values() for line in some
+              if section(line.row, line.stats, line.config) == "full"}
+    composed = compose_rows(root, [row for row in rows if every or row.id in judged], errors)
+    lines = {row.id: lines_of(row, found[row.id], composed.get(row.id))
+             or [Line(row, verdict=verdict(row.claim, "not run", {}))] for row in rows}
     return Collected(rows, about, lines, norms)
 
 

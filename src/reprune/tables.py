@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reprune.compose_rows import compose_rows
 from reprune.figures import for_page
 from reprune.files import write_text
 from reprune.latex import latex
@@ -38,14 +37,13 @@ def as_csv(entries: list[dict[str, Any]]) -> str:
 def build(root: Path) -> tuple[dict[Path, str], list[str]]:
     """-> {file: what it must hold}, and one line per bad file of input"""
     errors: list[str] = []
-    found = collect(root, errors)
+    found = collect(root, errors, every=True)
     joined = {}
     for paper in sorted({row.id.split("/")[0] for row in found.rows}):
         own = [row for row in found.rows if row.id.split("/")[0] == paper]
         joined[paper] = (found.about[paper], own, [line for row in own for line in found.lines[row.id] if line.runs],
                          [line for row in found.rows if row.id in found.about[paper].get("beside", [])
                           for line in found.lines[row.id]])
-    compose_rows(root, found.rows, errors)
     files = {f"{paper}.md": page(paper, *parts, found.norms, for_page(root, paper)) for paper, parts in joined.items()}
     files |= {f"latex/{paper}.tex": latex(paper, about, [line for row in own for line in found.lines[row.id]])
               for paper, (about, own, _, _) in joined.items()}
