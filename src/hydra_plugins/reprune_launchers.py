@@ -8,7 +8,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 def stand_in() -> None:
     for name in ("joblib.yaml", "ray.yaml"):                      # absent without the extra `launchers`
-        ConfigStore.instance().repo["hydra"]["launcher"].pop(name, None)
+        ConfigStore.instance().repo["hydra"].get("launcher", {}).pop(name, None)
 
 
 stand_in()                                                        # in a worker, which scans the plugins again
