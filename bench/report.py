@@ -2,17 +2,13 @@
 
     python bench/report.py [RECORDS]        one to two minutes on two cores
 
-The many records are the committed ones under other keys, each with a budget of its own: as many lines as records, which
-is the worst case. Times are medians of seven in the page itself, until the browser has laid out what is shown; `sort`
-is of the slowest column, `scroll` is a jump, until the second next frame. Heap: JavaScript's, after a
-garbage collection.
+The many are those of records.py, once with three seeds per line, once each a line of its own, the worst case. Times
+are medians of seven in the page itself, until the browser has laid out what is shown; `sort` is of the slowest column,
+`scroll` is a jump, until the second next frame. Heap: JavaScript's, after a garbage collection.
 """
 
-import json
-import shutil
 import sys
 import tempfile
-from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,7 +18,8 @@ from tabulate import tabulate
 from reprune import report
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
+import records  # noqa: E402
 from browser import start  # noqa: E402
 
 MANY, REPEATS = 10_000, 7
@@ -33,17 +30,6 @@ TYPE = "const q = document.getElementById('q'); q.value = '%s'; q.dispatchEvent(
 SCROLL = """const [done, begin, box] = [arguments[0], performance.now(), document.getElementById('table-box')];
     box.scrollTop = %d; requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - begin)))"""
 PLOT = "const y = document.getElementById('y'); y.value = '%s'; y.dispatchEvent(new Event('change'))"
-
-
-def multiply(root: Path, n: int) -> None:
-    """The committed experiments, and n records."""
-    shutil.copytree(ROOT / "experiments", root / "experiments")
-    (root / "results/runs").mkdir(parents=True)
-    known = [json.loads(file.read_text("utf-8")) for file in sorted((ROOT / "results/runs").glob("*.json"))]
-    for i, record in enumerate(islice(cycle(known), n)):
-        record["key"], record["config"]["method"]["budget"] = f"{i:016x}", i / n
-        record["pruned"]["top1"] = round(40 + 50 * (i * 7919 % n) / n, 2)
-        (root / f"results/runs/{record['key']}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def measure(root: Path, name: str) -> dict:
@@ -82,9 +68,12 @@ def measure(root: Path, name: str) -> dict:
 
 
 def main(many: int = MANY) -> list[dict]:
-    with tempfile.TemporaryDirectory() as folder:
-        multiply(Path(folder), many)
-        return [measure(ROOT, "committed"), measure(Path(folder), f"{many:,}")]
+    lines = [measure(ROOT, "committed")]
+    for seeds in (3, 1):
+        records.SEEDS = seeds
+        with tempfile.TemporaryDirectory() as folder:
+            lines.append(measure(records.project(Path(folder), many), f"{many:,}, seeds: {seeds}"))
+    return lines
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 from reprune.files import write_text
 from reprune.results import departures
 from reprune.summary import COLUMNS, Line, collect, entry
-from reprune.verdict import kind
+from reprune.verdict import KINDS, kind
 
 PAGE = Path(__file__).parent / "page"
 OF_ROW = ("paper", "row", "command", "reconstruction", *(name for name in COLUMNS if name.startswith("claim_")))
@@ -98,7 +98,7 @@ def content(root: Path, errors: list[str]) -> dict:
     entries = [entry(line) for line in lines]
     text = [name for name in OF_LINE if any(isinstance(e[name], str) for e in entries)]
     at = {row.id: i for i, row in enumerate(rows)}
-    texts, configs, table = Pool(), Pool(), []
+    texts, configs, changes, table = Pool(), Pool(), Pool(), []
 
     def said(value: str | None) -> int | None:
         return None if value is None else texts.index(value)
@@ -110,10 +110,10 @@ def content(root: Path, errors: list[str]) -> dict:
         config = configs.tree(nested(line.config)) if line.runs else None
         verdict = kind(e["verdict"]) if e["verdict"] else None
         table.append([at[line.row.id], cells, said(series(e["method"], line.config)), said(verdict), runs, config,
-                      otherwise(line)])
+                      [changes.index(change) for change in otherwise(line)]])
     about = [described(found.lines[row.id][0], found.about[row.id.split("/")[0]]) for row in rows]
-    return {"columns": OF_LINE, "text": text, "texts": texts.items, "configs": configs.items, "rows": about,
-            "lines": table}
+    return {"columns": OF_LINE, "text": text, "texts": texts.items, "configs": configs.items,
+            "changes": changes.items, "rows": about, "kinds": KINDS, "lines": table}
 
 
 def whole(value: Any) -> Any:

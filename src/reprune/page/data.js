@@ -4,11 +4,12 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const SEARCHED = ["method", "model", "dataset", "recipe", "section", "setting", "verdict", "baseline_source"];
 const RUN = ["key", "seed", "baseline", "pruned", "commit", "torch"];
 
-const LINES = DATA.lines.map(([row, cells, series, kind, runs, config, otherwise], index) => {
+const LINES = DATA.lines.map(([row, cells, series, kind, runs, config, changes], index) => {
   const line = {index, about: DATA.rows[row], ...DATA.rows[row].values, series: DATA.texts[series],
-    kind: DATA.texts[kind] ?? "", runs, config, otherwise, seeds: new Set(runs.map(([, seed]) => seed)).size};
+    kind: DATA.texts[kind] ?? "", runs, config, seeds: new Set(runs.map(([, seed]) => seed)).size};
   DATA.columns.forEach((name, i) => { line[name] = cells[i]; });
   for (const name of DATA.text) if (line[name] !== null) line[name] = DATA.texts[line[name]];
+  line.otherwise = changes.map((i) => DATA.changes[i]);
   line.id = runs.length ? runs[0][0] : line.row;
   line.net = `${line.model || "?"} / ${line.dataset || "?"}`;
   line.words = [line.row, line.series, ...SEARCHED.map((name) => line[name] || ""), ...runs.map(([key]) => key),
@@ -49,6 +50,7 @@ function claimedDelta(line) {
 // recover 2/40: two epochs run, forty in the paper; ?: the paper's are not known.
 function epochs(line) {
   const parts = ["baseline", "sparse", "recover"].map((stage) => {
+    if (stage === "baseline" && line.baseline_source && line.baseline_source !== "trained here") return "given weights";
     const [ours, paper] = [line[`epochs_${stage}`], line[`paper_epochs_${stage}`]];
     if (!ours && !paper) return "";
     return `${stage} ${given(ours) ? ours : "–"}${given(paper) ? `/${paper}` : line.claim_source ? "/?" : ""}`;

@@ -22,15 +22,17 @@ function numbers(line) {
   const size = (what) => given(line[`${what}_pruned`])
     ? `${count(line[`${what}_baseline`])} → ${count(line[`${what}_pruned`])}` : "";
   const top5 = line.claim_metric === "top5" ? " (top-5)" : "";
-  return [small(["", "ours", "paper"], [
-    ["baseline top-1, %", fixed(line.baseline_top1), fixed(line.claim_baseline) + (given(line.claim_baseline) ? top5 : "")],
+  const own = line.claim_source === null;
+  return [small(["", "ours", ...own ? [] : ["paper"]], [
+    ["baseline top-1, %", fixed(line.baseline_top1),
+      fixed(line.claim_baseline) + (given(line.claim_baseline) ? top5 : "")],
     ["pruned top-1, %", spread(fixed(line.pruned_top1), line.pruned_top1_std),
       fixed(line.claim_pruned) + (given(line.claim_pruned) ? top5 : "")],
     ["Δ, points", spread(signed(line.delta), line.delta_std), claimedDelta(line)],
     ["parameters removed, %", fixed(line.params_drop, 1), claimed(line, "params_drop")],
     ["MACs removed, %", fixed(line.macs_drop, 1), claimed(line, "macs_drop")],
     ...["baseline", "sparse", "recover"].map((stage) => [`epochs, ${stage}`, count(line[`epochs_${stage}`]),
-      count(line[`paper_epochs_${stage}`])])]),
+      count(line[`paper_epochs_${stage}`])])].map((cells) => own ? cells.slice(0, 2) : cells)),
   pairs([["parameters", size("params")], ["MACs", size("macs")],
     ["before recovery, %", fixed(line.top1_before_recovery)], ["best epoch on test, %", fixed(line.top1_best)],
     ["speed-up", given(line.latency_ratio) ? `${fixed(line.latency_ratio)}x (${line.latency_at || ""})` : ""],
@@ -45,7 +47,7 @@ function claim(line) {
   const at = paper.arxiv ? link(`https://arxiv.org/abs/${paper.arxiv}`, `arXiv:${paper.arxiv}`)
     : paper.doi ? link(`https://doi.org/${paper.doi}`, `doi:${paper.doi}`) : "";
   const cited = make("p", {}, [paper.authors, paper.title, paper.venue].filter(Boolean).join(". "), at ? ". " : "", at);
-  if (!said) return part("Claim", make("p", {}, "A row of our own: the paper claims nothing for it."), cited);
+  if (!said) return part("Claim", make("p", {}, "None: a row of our own."), cited);
   const {source, provenance, setting, reconstruction, derived, ...rest} = said;
   for (const name of ABOVE) delete rest[name];
   return part("Claim", cited, pairs([["where it stands", source], ["provenance", provenance],
@@ -56,10 +58,16 @@ function claim(line) {
 }
 
 function again(line) {
-  const code = make("code", {}, line.command);
+  return part("Run this again", command(line.command), ...line.runs.length ? [
+    make("p", {}, "One of the runs below, explained, with the command that has its very key:"),
+    command(`python -m reprune.show ${line.runs[0][0]}`)] : []);
+}
+
+function command(text) {
+  const code = make("code", {}, text);
   const copied = make("span", {role: "status"});
-  return part("Run this again", make("div", {class: "command"}, make("pre", {}, code),
-    make("button", {type: "button", class: "copy", onclick: () => copy(code, copied)}, "Copy"), copied));
+  return make("div", {class: "command"}, make("pre", {}, code),
+    make("button", {type: "button", class: "copy", onclick: () => copy(code, copied)}, "Copy"), copied);
 }
 
 async function copy(node, status) {
@@ -74,19 +82,23 @@ async function copy(node, status) {
 
 function runs(line) {
   if (!line.runs.length) return part("Runs", make("p", {}, "Not run yet."));
-  return part("Runs", small(["record", "seed", "baseline", "pruned", "commit", "torch"], runsOf(line).map((run) =>
+  const heads = ["record", "seed", "baseline", "pruned", "commit", "torch"];
+  return part("Runs", small(heads, runsOf(line).map((run) =>
     [link(`runs/${run.key}.json`, run.key), String(run.seed), fixed(run.baseline), fixed(run.pruned),
       run.commit || "unknown", run.torch || ""])));
 }
 
 function config(line) {
-  const differs = line.otherwise.length
-    ? small(["", "the row's file", "run"], line.otherwise.map(([name, file, run]) => [name, written(file), written(run)]))
-    : make("p", {}, line.runs.length ? "As the row's file says." : "", " ");
-  const whole = line.config === null ? null : make("details", {}, make("summary", {}, "All that determines the result"),
-    make("pre", {}, Object.entries(configOf(line.config)).map(([name, value]) => `${name}: ${written(value)}`).join("\n")));
-  return part("Config", pairs([["sets it apart", line.runs.length ? line.setting : ""]]), differs,
-    make("p", {}, link(`../experiments/${line.row}.yaml`, `experiments/${line.row}.yaml`)), whole);
+  const parts = [make("p", {}, link(`../experiments/${line.row}.yaml`, `experiments/${line.row}.yaml`))];
+  if (line.runs.length) {
+    const values = Object.entries(configOf(line.config)).map(([name, value]) => `${name}: ${written(value)}`);
+    parts.unshift(pairs([["sets it apart", line.setting]]), line.otherwise.length
+      ? small(["", "the row's file", "run"], line.otherwise.map(([name, ...both]) => [name, ...both.map(written)]))
+      : make("p", {}, "All that the row's file sets was run as it says."));
+    parts.push(make("details", {}, make("summary", {}, "All that determines the result"),
+      make("pre", {}, values.join("\n"))));
+  }
+  return part("Config", ...parts);
 }
 
 function showDetails() {
@@ -98,7 +110,7 @@ function showDetails() {
   dialog.replaceChildren(make("header", {}, make("h2", {id: "details-title"}, line.row),
     make("button", {type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close()}, "×")),
   make("p", {}, line.about.title),
-  make("p", {}, make("span", {class: "chip", "data-is": line.kind}, line.verdict || ""), " ",
+  make("p", {}, line.verdict ? make("span", {class: "chip", "data-is": line.kind}, line.verdict) : "", " ",
     make("span", {class: "muted"}, [line.section, line.series, line.net].join(" · "))),
   ...numbers(line), claim(line), again(line), runs(line), config(line));
   if (!dialog.open) dialog.showModal();

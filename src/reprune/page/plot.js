@@ -1,13 +1,16 @@
 // Accuracy against cost on one network: filled what we ran, hollow what the paper states.
 
 const ACROSS = {
-  macs_drop: {title: "MACs removed, %", ours: (l) => l.macs_drop, paper: (l) => l.claim_macs_drop, least: 10},
-  params_drop: {title: "Parameters removed, %", ours: (l) => l.params_drop, paper: (l) => l.claim_params_drop, least: 10},
+  macs_drop: {title: "MACs removed, %", ours: (l) => l.macs_drop,
+    paper: (l) => l.claim_macs_drop, least: 4},
+  params_drop: {title: "Parameters removed, %", ours: (l) => l.params_drop,
+    paper: (l) => l.claim_params_drop, least: 4},
   latency_ratio: {title: "Measured speed-up", ours: (l) => l.latency_ratio, paper: () => null, least: 0.4}};
 const UP = {
   top1: {title: "Top-1, %", ours: (l) => [l.pruned_top1, l.pruned_top1_std], paper: (l) => l.claim_pruned,
     base: (l) => l.baseline_top1, least: 2},
-  delta: {title: "Δ top-1, points", ours: (l) => [l.delta, l.delta_std], paper: (l) => l.claim_delta, base: () => 0, least: 2}};
+  delta: {title: "Δ top-1, points", ours: (l) => [l.delta, l.delta_std], paper: (l) => l.claim_delta,
+    base: () => 0, least: 2}};
 const SHAPES = [                        // of about the same area, around 0,0
   "M5 0A5 5 0 1 1-5 0A5 5 0 1 1 5 0Z", "M-4.5-4.5H4.5V4.5H-4.5Z", "M0-6.5L6 4.5H-6Z", "M0-6.5L5.5 0L0 6.5L-5.5 0Z",
   "M0 6.5L6-4.5H-6Z", "M-2-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z"];
@@ -52,15 +55,15 @@ function scale(values, least, from, to, wish) {
 
 function showPlot(lines) {
   points = pointsOf(lines);
-  sets = [...new Set(lines.filter((l) => l.net === state.net && l.runs.length + given(l.claim_pruned)).map((l) => l.series))]
-    .sort(compareText);
+  const here = lines.filter((line) => line.net === state.net && (line.runs.length || given(line.claim_pruned)));
+  sets = [...new Set(here.map((line) => line.series))].sort(compareText);
   const [across, up] = [ACROSS[state.x], UP[state.y]];
   const width = plot.clientWidth || 700;
   const tall = Math.max(260, Math.min(420, width * 0.6));
   const [left, right, top, bottom] = [52, 14, 12, tall - 44];
   tip.hidden = true;
   if (!points.length) {
-    plot.replaceChildren(make("p", {class: "muted"}, "No row that passes the filter has both numbers on this network."));
+    plot.replaceChildren(make("p", {class: "muted"}, "No row that passes has both numbers on this network."));
     showLegend();
     return;
   }
@@ -92,7 +95,8 @@ function mark(point, at, x, y) {
     const [high, low] = [y.at(point.y + point.std), y.at(point.y - point.std)];
     g.append(make("path", {class: "bar", d: `M${x} ${high}V${low}M${x - 4} ${high}h8M${x - 4} ${low}h8`}));
   }
-  g.append(make("path", {class: "shape", d: shape, transform: `translate(${x.toFixed(1)} ${y.at(point.y).toFixed(1)})`}));
+  const place = `translate(${x.toFixed(1)} ${y.at(point.y).toFixed(1)})`;
+  g.append(make("path", {class: "shape", d: shape, transform: place}));
   return g;
 }
 
@@ -112,7 +116,8 @@ function showLegend() {
       make("g", {class: "mark ours"}, make("path", {class: "shape", d: shape})));
     svg.firstChild.style.setProperty("--hue", hue);
     const shows = !hidden().includes(series);
-    return make("li", {}, make("button", {type: "button", "aria-pressed": String(shows), "data-series": series}, svg, series));
+    const button = make("button", {type: "button", "aria-pressed": String(shows), "data-series": series}, svg, series);
+    return make("li", {}, button);
   }));
 }
 
@@ -151,7 +156,8 @@ function listenPlot(open, update) {
     if (!step && event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
     if (!step) return;
-    const next = plot.querySelector(`.mark[data-at="${(Number(g.dataset.at) + step + points.length) % points.length}"]`);
+    const at = (Number(g.dataset.at) + step + points.length) % points.length;
+    const next = plot.querySelector(`.mark[data-at="${at}"]`);
     g.setAttribute("tabindex", -1);
     next.setAttribute("tabindex", 0);
     next.focus();
@@ -165,7 +171,8 @@ function buildPlotControls(update) {
     const n = (given(line.pruned_top1) ? 1000 : 0) + (given(line.claim_pruned) && given(line.claim_macs_drop) ? 1 : 0);
     counts.set(line.net, (counts.get(line.net) || 0) + n);
   }
-  const nets = [...counts].filter(([, n]) => n).sort(([a, n], [b, m]) => m - n || compareText(a, b)).map(([net]) => net);
+  const nets = [...counts].filter(([, n]) => n).sort(([a, n], [b, m]) => m - n || compareText(a, b))
+    .map(([net]) => net);
   const options = {net: nets.map((net) => [net, net]), x: Object.entries(ACROSS).map(([id, {title}]) => [id, title]),
     y: Object.entries(UP).map(([id, {title}]) => [id, title])};
   for (const [name, values] of Object.entries(options)) {

@@ -19,7 +19,8 @@ const GROUPS = [
   ["Δ, points", [
     {id: "delta", head: "ours", sort: (l) => l.delta, text: (l) => spread(signed(l.delta), l.delta_std)},
     {id: "claim_delta", head: "paper", paper: true, sort: (l) => l.claim_delta, text: claimedDelta}]],
-  ["", [plain("verdict", "Verdict")]],
+  ["", [{id: "verdict", head: "Verdict", align: "left", sort: (l) => l.verdict ? DATA.kinds.indexOf(l.kind) : null,
+    text: (l) => l.verdict ?? (l.claim_source ? "" : "no claim")}]],
   ["Params removed, %", drop("params")],
   ["MACs removed, %", drop("macs")],
   ["", [{id: "latency_ratio", head: "Speed-up", sort: (l) => l.latency_ratio,
@@ -51,7 +52,7 @@ function buildHead(update) {
       button.append(...(column.align === "left" ? [column.head, order] : [order, column.head]));
       if (group) button.setAttribute("aria-label", `${group} ${column.head}`);
       heads[group ? 1 : 0].append(make("th", {scope: "col", rowspan: group ? 1 : 2, "data-column": column.id,
-        class: [column.align || "", column.paper ? "paper" : "", column.id === "row" ? "name" : ""].join(" ")}, button));
+        class: `${column.align || ""} ${column.paper ? "paper" : ""} ${column.id === "row" ? "name" : ""}`}, button));
     }
   }
   head.replaceChildren(...heads);
@@ -122,9 +123,11 @@ function rowOf(line, at) {
     make("span", {class: "muted"}, `${paper}/`), name);
   const cells = COLUMNS.slice(1).map((column) => {
     const text = column.text(line);
-    const shape = [column.align || "", column.paper ? "paper" : ""].join(" ").trim();
-    const content = column.id === "verdict" || column.id === "section" ? make("span", {class: "chip", "data-is": column.id === "verdict" ? line.kind : null},
-      text) : text;
+    const verdict = column.id === "verdict" && line.verdict;
+    const faint = column.paper || (column.id === "verdict" && !verdict);
+    const shape = [column.align || "", faint ? "paper" : ""].join(" ").trim();
+    const content = verdict || column.id === "section"
+      ? make("span", {class: "chip", "data-is": verdict ? line.kind : null}, text) : text;
     return make("td", shape ? {class: shape} : {}, text ? content : "");
   });
   const setting = line.setting && line.runs.length ? make("span", {class: "setting", title: line.setting},
