@@ -7,7 +7,7 @@ import io
 import os
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 
+from reprune.errors import UserError
 from reprune.files import write_text
 from reprune.lightning import Classifier
+from reprune.results import read_claim
 from reprune.store import Store
+from reprune.verdict import claimed_delta
 
 NO_KEY = "no API key was found"
 
@@ -162,9 +165,8 @@ class WandbRun(CsvLogger):
             project=cfg.logger.project, entity=cfg.logger.entity, id=self.store.key, reinit="create_new",
             # offline the folder on disk holds the whole curve: uploaded, it takes the place of what is there
             resume=None if self.offline or self.again else "allow",
-            name=f"{cfg.method.name}-{cfg.model.name}-{cfg.dataset.name}-{cfg.seed}",
-            group=cfg.experiment or f"{cfg.model.name}-{cfg.dataset.name}", job_type=cfg.method.name,
-            tags=[cfg.method.name, cfg.model.name, cfg.dataset.name, cfg.recipe.name, *(cfg.logger.tags or [])],
+            **names(cfg.method.name, cfg.model.name, cfg.dataset.name, cfg.recipe.name, cfg.seed, cfg.experiment,
+                    *(cfg.logger.tags or [])),
             config=self.store.config, dir=str(self.store.folder), mode="offline" if self.offline else "online",
             settings=wandb.Settings(silent=True, init_timeout=cfg.logger.timeout, finish_timeout=cfg.logger.timeout,
                                     finish_timeout_raises=True))
@@ -208,15 +210,37 @@ class WandbRun(CsvLogger):
         folder = self.folder
         self._send()
         if record is not None:
-            self.run.summary.update(_numbers(record))
+            for step, row in enumerate(layers(record), self.sent):
+                self.run.log(row, step=step)
+            self.run.summary.update(numbers(record))
         self.run.finish(exit_code=int(failed))
         return folder
 
 
-def _numbers(record: dict) -> dict[str, Any]:
-    """The summary a dashboard compares: baseline/..., pruned/..., drops in percent."""
-    base, pruned = record["baseline"], record["pruned"]
+def names(method: str, model: str, dataset: str, recipe: str, seed: int, row: str | None, *tags: str) -> dict[str, Any]:
+    """What a run is called at W&B, beside its id, which is the key."""
+    return {"name": f"{method}-{model}-{dataset}-{seed}", "group": row or f"{model}-{dataset}", "job_type": method,
+            "tags": [method, model, dataset, recipe, *tags]}
+
+
+def layers(record: dict) -> Iterator[dict[str, float]]:
+    """A row per layer after those of the epochs: the nets of several runs are curves over `layer`."""
+    for place, (before, after) in enumerate(record["widths"].values(), 1):
+        yield {"layer": place, "widths/before": before, "widths/after": after, "widths/kept": 100 * after / before}
+
+
+def numbers(record: dict) -> dict[str, Any]:
+    """The summary that reprune.dashboard compares: baseline/..., pruned/..., claim/..., drops in percent."""
+    base, pruned, widths = record["baseline"], record["pruned"], record["widths"].values()
     flat = {f"{part}/{k}": v for part in ("baseline", "pruned", "epochs", "seconds") for k, v in record[part].items()}
     drops = {f"{k}_drop": 100 * (1 - pruned[k] / base[k]) for k in ("params", "macs")}
+    drops["filters_drop"] = 100 * (1 - sum(after for _, after in widths) / max(sum(before for before, _ in widths), 1))
+    claim = {}
+    with suppress(UserError):                                     # a bad claim: the tables tell
+        claim = read_claim(record["claim"]) if record.get("claim") else {}
+    if (delta := claimed_delta(claim)) is not None:
+        claim["delta"] = delta
     return {**flat, **drops, "delta_top1": pruned["top1"] - base["top1"],
-            "speedup": base["latency_ms"] / pruned["latency_ms"]}
+            "speedup": base["latency_ms"] / pruned["latency_ms"], "seconds/total": sum(record["seconds"].values()),
+            "commit": record["env"].get("git"), "started": record["started"],
+            **{f"claim/{k}": v for k, v in claim.items() if isinstance(v, int | float | str)}}
