@@ -20,7 +20,7 @@ from reprune import report
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
 import records  # noqa: E402
-from browser import start  # noqa: E402
+from browser import missing, start  # noqa: E402
 
 MANY, REPEATS = 10_000, 7
 TIME = """const t = performance.now(); (() => { %s })(); document.body.offsetHeight; return performance.now() - t"""
@@ -68,6 +68,8 @@ def measure(root: Path, name: str) -> dict:
 
 
 def main(many: int = MANY) -> list[dict]:
+    if absent := missing():
+        return [{"records": absent}]
     lines = [measure(ROOT, "committed")]
     for seeds in (3, 1):
         records.SEEDS = seeds
