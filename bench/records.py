@@ -4,8 +4,9 @@
 
 The records are made up, in a temporary folder, from the real rows of experiments/: for each row as many settings as are
 needed, three seeds each, every number drawn at random. `seconds` and `peak MiB` are those of the whole process: start,
-reading, composing every row with Hydra, writing all pages. `start` is the same process with `--help`; `json` reads and
-checks every record one by one in Python, as the tables do with bad ones, and makes no table.
+reading, writing all pages; `cpu` adds up both cores. `tables, first` also composes every row with Hydra, whose results
+are kept. `start` is the same process with `--help`; `json` reads and checks every record one by one in Python, as the
+tables do with bad ones, and makes no table.
 """
 
 from __future__ import annotations
@@ -58,20 +59,23 @@ def project(folder: Path, n: int) -> Path:
     return folder
 
 
-def timed(*command: str) -> tuple[float, float]:
-    """-> seconds, peak MiB of a command"""
+def timed(*command: str) -> tuple[float, float, float]:
+    """-> seconds, seconds of CPU, peak MiB of a command"""
     measure = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
-               "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+               "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
+               "print(used.ru_utime + used.ru_stime, used.ru_maxrss)")
     start = perf_counter()
     said = subprocess.run([sys.executable, "-c", measure, sys.executable, *command], check=True, capture_output=True,
                           text=True).stdout
-    return perf_counter() - start, int(said) / 1024
+    seconds = perf_counter() - start
+    cpu, peak = map(float, said.split())
+    return seconds, cpu, peak / 1024
 
 
-def line(what: str, n: int, root: Path | None, seconds: float, peak: float) -> dict:
+def line(what: str, n: int, root: Path | None, seconds: float, cpu: float, peak: float) -> dict:
     size = sum(file.stat().st_size for file in root.glob("results/runs/*.json")) if root else 0
     return {"what": what, "records": n, "MB of records": round(size / 1e6, 1), "seconds": round(seconds, 1),
-            "peak MiB": round(peak)}
+            "cpu": round(cpu, 1), "peak MiB": round(peak)}
 
 
 def main() -> list[dict]:
@@ -81,7 +85,8 @@ def main() -> list[dict]:
     for n in SIZES:
         with tempfile.TemporaryDirectory() as name:
             root = project(Path(name) / "project", n)
-            found.append(line("tables", n, root, *timed("-m", "reprune.tables", "--root", str(root))))
+            for what in ("tables, first", "tables"):
+                found.append(line(what, n, root, *timed("-m", "reprune.tables", "--root", str(root))))
             if n == max(SIZES):
                 found.append(line("json", n, root, *timed("-c", one_by_one, str(root))))
     return found

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -179,4 +180,20 @@ def test_a_row_that_does_not_compose_is_named_and_the_rest_is_built(real, capsys
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: experiments/li2017/bad.yaml: does not compose with conf/ any more: ")
     assert told in error and os.environ.get("REPRUNE_ROOT") == before
+    assert main(["--root", str(real)]) == 1 and capsys.readouterr().err.strip() == error          # nothing is forgotten
     assert set(section((real / "results/li2017.md").read_text(), FULL)) == {"bad", "resnet56-A"}
+
+
+def test_what_was_composed_before_is_not_believed_when_a_file_has_changed(real, capsys):
+    row, kept = real / "experiments/li2017/resnet56-A.yaml", real / "outputs/rows.json"
+    assert main(["--root", str(real)]) == 0 and kept.is_file()
+    row.write_text(row.read_text().replace("skip:", "skipp:"))
+    assert main(["--root", str(real)]) == 1 and "skipp" in capsys.readouterr().err
+    row.write_text(row.read_text().replace("skipp:", "skip:"))
+    kept.write_text("{")
+    assert main(["--root", str(real)]) == 0 and capsys.readouterr().err == ""
+    (real / "conf").unlink()
+    shutil.copytree(REPOSITORY / "conf", real / "conf")
+    file = real / "conf/method/l1.yaml"
+    file.write_text(file.read_text().replace("reprune.methods.l1.FilterNorm", "reprune.methods.l1.Gone"))
+    assert main(["--root", str(real)]) == 1 and "Gone" in capsys.readouterr().err

@@ -229,6 +229,9 @@ def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors:
     return found
 
 
+LEFT_OUT = frozenset(("seed", *NOT_IN_KEY))
+
+
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as {dotted name: value}, without what a result does not depend on, and the seed.
 
@@ -237,8 +240,8 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """
     if not isinstance(node, dict):
         return {prefix: node}
-    return {name: leaf for key, value in node.items() if (at := f"{prefix}{'.' * bool(prefix)}{key}") != "seed"
-            and at not in NOT_IN_KEY for name, leaf in flat(value, at).items()}
+    return {name: leaf for key, value in node.items() if (at := f"{prefix}.{key}" if prefix else str(key))
+            not in LEFT_OUT for name, leaf in flat(value, at).items()}
 
 
 def departures(row: Row, run: dict, config: dict) -> set[str]:
