@@ -1,6 +1,7 @@
 """Fixtures: configs composed as the command does, at a size of one second a run."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")           # as run.py does
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:     # as in a background job: runs that tests start would too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 TINY = ["model=resnet8", "dataset.limit=240", "recipe.batch_size=60", "measure.batch_size=4", "logger=none",
         "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
 EPOCHS = ["recipe.baseline.epochs=1", "recipe.sparse.epochs=1", "recipe.recover.epochs=1"]
