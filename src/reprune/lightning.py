@@ -23,7 +23,7 @@ from reprune.errors import UserError
 from reprune.probe import Probe, evaluate
 from reprune.sockets import Method, Penalty, Step
 from reprune.surgery import zero_filters
-from reprune.unfinished import Unfinished, WholeFile, readable, remember
+from reprune.unfinished import Unfinished, WholeFile, remember
 
 for library in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(library).setLevel(logging.WARNING)
@@ -208,7 +208,7 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
         module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties, teacher,
                             derive(cfg.seed, stage))
         loaders = Loaders(data, cfg, derive(cfg.seed, stage))
-        going_on = unfinished is not None and readable(unfinished)
+        going_on = unfinished is not None and unfinished.is_file()       # the store has looked whether it is whole
         saving = [Unfinished(unfinished)] if unfinished is not None else []
         together = where == "cuda" and cfg.trainer.get("sync_batchnorm", False)
         trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving],

@@ -66,8 +66,8 @@ def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any,
     times = latency([baseline, after], batch)
     rows = {}
     for name, net, timed in (("baseline", baseline, times[0]), ("pruned", after, times[1])):
-        spent = cost(net, example)
-        rows[name] = {"top1": top1(net, test), "params": spent.params, "macs": spent.macs, "latency_ms": timed.ms,
+        of = cost(net, example)
+        rows[name] = {"top1": top1(net, test), "params": of.params, "macs": of.macs, "latency_ms": timed.ms,
                       "peak_memory_mib": round(peak_memory(net, batch) / 2**20, 2)}
     rows["pruned"]["top1_before_recovery"] = top1(before, test)
     rows["pruned"]["val_top1"] = top1(after, data.val(eval_batch_size, where)) if len(data.parts.val) else None

@@ -118,23 +118,11 @@ def _orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def readable(checkpoint: Path) -> bool:
-    """Is there one, and whole?"""
-    if not checkpoint.is_file():
-        return False
-    try:
-        _content(checkpoint)
-    except Exception as error:                                    # whatever a damaged file makes of the unpickler
-        print(f"{checkpoint}: cannot be read, its stage starts again ({type(error).__name__})")
-        return False
-    return True
-
-
 def spent(checkpoint: Path) -> float:
     """Seconds that earlier attempts have put into a stage; 0 where they left nothing to go on from."""
     try:
         return _content(checkpoint)["callbacks"][Unfinished.__qualname__]["seconds"]
-    except Exception:                                             # as above; who goes on from it tells
+    except Exception:                                             # no file, mostly; of a damaged one the store tells
         return 0.0
 
 
