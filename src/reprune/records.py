@@ -18,7 +18,7 @@ import duckdb
 from reprune.errors import UserError
 from reprune.fingerprint import PARTS
 from reprune.results import GROUPS, RECORD, SCHEMA, STAGES, read_all, read_record
-from reprune.store import NOT_IN_KEY
+from reprune.store import NOT_IN_KEY, unused, without
 
 NUMBER = "typeof IN ('UBIGINT', 'BIGINT', 'DOUBLE')"
 COUNT = "typeof = 'UBIGINT'"
@@ -179,9 +179,11 @@ def read_runs(con: duckdb.DuckDBPyConnection, root: Path, errors: list[str]) -> 
 
 
 def canonical_hash(text: str) -> str:
-    """Of JSON, whatever the order of its keys.
+    """Of a config as JSON, whatever the order of its keys; options it does not use count as not there.
 
-    >>> canonical_hash('{"a": 1, "b": 2}') == canonical_hash('{"b": 2,"a": 1}')
+    >>> canonical_hash('{"a": 1, "b": 2}') == canonical_hash('{"b": 2,"a": 1, "speed": {"compile": null}}')
     True
     """
-    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()[:16]
+    config = json.loads(text)
+    config = without(config, unused(config))
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

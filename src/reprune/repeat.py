@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from reprune.compose import Composer, outside_of_jobs
 from reprune.errors import UserError
 from reprune.results import GROUPS
-from reprune.store import NOT_IN_KEY, key_of, without
+from reprune.store import NEUTRAL, NOT_IN_KEY, get, key_of, without
 
 # A result does not depend on them, and yet a repeated run takes them over.
 TAKEN = ("measure", "trainer.devices", "trainer.strategy", "trainer.sync_batchnorm")
@@ -76,7 +76,7 @@ class Repeater:
         overrides = chosen
         for written in (True, False):                             # first what others follow, then what is still off
             overrides = [*overrides, *self._leaves(overrides, want, written)]
-        if left := [name for name, *_ in differences(self._config(overrides, want), want)]:
+        if left := [name for name, *_ in differences(*self._pair(overrides, want))]:
             notes.append(f"not reproduced: {', '.join(left)}")
         notes += [f"{name}: {why}, so the run will not start here; see the commit it was made with"
                   for name, why in self._refused(overrides)]
@@ -106,10 +106,11 @@ class Repeater:
     def _closest(self, chosen: list[str], group: str, want: dict) -> list[str]:
         """With the choice of `group` that leaves the fewest values to set, where the present one has other names."""
         def off(overrides: list[str]) -> int:
-            return sum(1 for _ in differences(self._config(overrides, want), want))
+            return sum(1 for _ in differences(*self._pair(overrides, want)))
 
         part = group.split("/")[0]
-        if shape(self._config(chosen, want)[part]) == shape(want[part]):
+        have, wanted = (shape(config[part]) for config in self._pair(chosen, want))
+        if have == wanted:
             return chosen
         tried = {off(chosen): chosen}
         for option in self._options(group):
@@ -127,7 +128,7 @@ class Repeater:
     def _leaves(self, overrides: list[str], want: dict, written: bool) -> list[str]:
         """written: only values that stand in a file as such, not as ${...}: these may follow."""
         cfg, found = self.composed(tuple(overrides)), []
-        for name, have, value in differences(self._config(overrides, want), want):
+        for name, have, value in differences(*self._pair(overrides, want)):
             if value is GONE:                                     # Hydra removes no null
                 found += [*[f"{name}=0"] * (have is None), f"~{name}"] * (not written)
             elif have is GONE:
@@ -162,6 +163,13 @@ class Repeater:
     def _plain(self, overrides: tuple[str, ...]) -> dict:
         with outside_of_jobs():
             return without(OmegaConf.to_container(self.composed(overrides), resolve=True), LEFT)
+
+    def _pair(self, overrides: list[str], want: dict) -> tuple[dict, dict]:
+        """-> what the overrides make, what is wanted; without the options that neither uses: a record from before there
+        were any does not have them."""
+        have = self._config(overrides, want)
+        names = [name for name, value in NEUTRAL.items() if all(get(c, name) in (..., value) for c in (have, want))]
+        return without(have, names), without(want, names)
 
     def _config(self, overrides: list[str], want: dict) -> dict:
         """As its record will hold it. The weights are the wanted ones: which file has them here is not known."""

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reprune.errors import UserError
-from reprune.store import NOT_IN_KEY
+from reprune.store import NEUTRAL, NOT_IN_KEY
 
 SCHEMA = 1                                                  # of records; read here without all that a run needs
 GROUPS = ("model", "dataset", "method", "recipe")           # config groups whose choice a record names
@@ -180,7 +180,7 @@ def read_row(file: Path) -> Row:
         raise UserError(f"command {command!r} must name experiments={name}")
     choices = {group: choice for entry in defaults if isinstance(entry, dict) for key, choice in entry.items()
                if (group := str(key).removeprefix("override /")) in GROUPS}
-    config = {k: v for k, v in flat(node).items() if "${" not in str(v)}
+    config = {k: v for k, v in flat(node, neutral={}).items() if "${" not in str(v)}
     return Row(name, " ".join(title.split()).rstrip("."), command, claim, choices, config)
 
 
@@ -232,22 +232,23 @@ def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors:
 LEFT_OUT = frozenset(("seed", *NOT_IN_KEY))
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as {dotted name: value}, without what a result does not depend on, and the seed.
+def flat(node: Any, prefix: str = "", neutral: dict[str, Any] = NEUTRAL) -> dict[str, Any]:
+    """Nested mappings as {dotted name: value}, without what a result does not depend on, the seed, and the options
+    whose value means what runs did before there were any: earlier records do not have them.
 
-    >>> flat({"method": {"p": 1, "rates": {2: 0.5}}, "seed": 3})
+    >>> flat({"method": {"p": 1, "rates": {2: 0.5}, "allocation": {"multiple": 1}}, "seed": 3})
     {'method.p': 1, 'method.rates.2': 0.5}
     """
     if not isinstance(node, dict):
-        return {prefix: node}
+        return {} if node == neutral.get(prefix, ...) else {prefix: node}
     return {name: leaf for key, value in node.items() if (at := f"{prefix}.{key}" if prefix else str(key))
-            not in LEFT_OUT for name, leaf in flat(value, at).items()}
+            not in LEFT_OUT for name, leaf in flat(value, at, neutral).items()}
 
 
 def departures(row: Row, run: dict, config: dict) -> set[str]:
     """Names of what the row's file says and a run does otherwise; config: the run's, flat."""
     return ({group for group, choice in row.choices.items() if run[group] != choice}
-            | {name for name, value in row.config.items() if config.get(name) != value})
+            | {name for name, value in row.config.items() if config.get(name, NEUTRAL.get(name)) != value})
 
 
 def row_ids(root: Path) -> set[str]:

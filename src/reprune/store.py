@@ -25,7 +25,9 @@ from reprune.files import GO_ON, intact, leftovers, read_sealed, write_json, wri
 PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")
 NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "search", "claim", "experiment", "measure", "model.name",
               "recipe.name", "recipe.paper_epochs", "trainer.accelerator", "trainer.devices",
-              "trainer.enable_progress_bar", "trainer.strategy", "trainer.sync_batchnorm")
+              "trainer.enable_progress_bar", "trainer.strategy", "trainer.sync_batchnorm", "speed.graph")
+# Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
+NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": None}
 
 
 def resolved(cfg: DictConfig) -> dict:
@@ -53,24 +55,60 @@ def key_of(config: dict) -> str:
     >>> a = {"model": {"depth": 20}, "seed": 0, "output_dir": "here"}
     >>> key_of(a) == key_of({**a, "output_dir": "there"}), key_of(a) == key_of({**a, "seed": 1})
     (True, False)
+    >>> key_of(a) == key_of({**a, "speed": {"compile": None, "graph": True}})     # an option that came later, unused
+    True
     """
-    return hashlib.sha256(json.dumps(without(config, NOT_IN_KEY), sort_keys=True).encode()).hexdigest()[:16]
+    config = sortable(without(without(config, NOT_IN_KEY), unused(config)))
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def without(config: dict, names: tuple[str, ...]) -> dict:
-    """A copy with some dotted names left out.
+def unused(config: dict) -> list[str]:
+    """The names of NEUTRAL that a config has with the value that means nothing new.
 
-    >>> without({"a": {"b": 1, "c": 2}, "d": 3}, ("a.b", "d", "x.y"))
+    >>> unused({"method": {"allocation": {"multiple": 8}}, "speed": {"compile": None}})
+    ['speed.compile']
+    """
+    return [name for name, value in NEUTRAL.items() if get(config, name) == value]
+
+
+def get(node: Any, name: str) -> Any:
+    """The value of a dotted name; ... where there is none."""
+    for part in name.split("."):
+        node = node.get(part, ...) if isinstance(node, dict) else ...
+    return node
+
+
+def without(config: dict, names: Iterable[str]) -> dict:
+    """A copy with some dotted names left out, and the mappings that this leaves empty.
+
+    >>> without({"a": {"b": 1, "c": 2}, "d": 3, "e": {"f": {"g": 4}}}, ("a.b", "d", "e.f.g", "x.y"))
     {'a': {'c': 2}}
     """
     config = copy.deepcopy(config)
     for name in names:
-        *path, last = name.split(".")
-        node: Any = config
-        for part in path:
-            node = node.get(part) or {}
-        node.pop(last, None)
+        _drop(config, name.split("."))
     return config
+
+
+def _drop(node: dict, path: list[str]) -> None:
+    if path[1:] and isinstance(node.get(path[0]), dict):
+        _drop(node[path[0]], path[1:])
+        if node[path[0]]:
+            return
+    elif path[1:]:
+        return
+    node.pop(path[0], None)
+
+
+def sortable(node: Any) -> Any:
+    """With the keys of a mapping as texts where they are of several kinds: {1: 0.5, "layer2": 0.2}."""
+    if isinstance(node, list):
+        return [sortable(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    mixed = len({type(key) for key in node}) > 1
+    return {json.dumps(key) if mixed and not isinstance(key, str) else key: sortable(value)
+            for key, value in node.items()}
 
 
 def baseline_key(config: dict) -> str:
@@ -78,7 +116,7 @@ def baseline_key(config: dict) -> str:
     later = ("sparse", "between", "recover", "test_every_epoch")
     recipe = {k: v for k, v in config["recipe"].items() if k not in later}
     return key_of({"model": config["model"], "dataset": config["dataset"], "recipe": recipe, "seed": config["seed"],
-                   "precision": config["trainer"]["precision"], "baseline": True})
+                   "precision": config["trainer"]["precision"], "speed": config.get("speed", {}), "baseline": True})
 
 
 class Store:
