@@ -15,13 +15,11 @@ import copy
 import json
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
 
+from common import at_most, process, value
 from tabulate import tabulate
 
 from reprune.results import STAGES
@@ -59,19 +57,6 @@ def project(folder: Path, n: int) -> Path:
     return folder
 
 
-def timed(*command: str) -> tuple[float, float, float]:
-    """-> seconds, seconds of CPU, peak MiB of a command"""
-    measure = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
-               "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
-               "print(used.ru_utime + used.ru_stime, used.ru_maxrss)")
-    start = perf_counter()
-    said = subprocess.run([sys.executable, "-c", measure, sys.executable, *command], check=True, capture_output=True,
-                          text=True).stdout
-    seconds = perf_counter() - start
-    cpu, peak = map(float, said.split())
-    return seconds, cpu, peak / 1024
-
-
 def line(what: str, n: int, root: Path | None, seconds: float, cpu: float, peak: float) -> dict:
     size = sum(file.stat().st_size for file in root.glob("results/runs/*.json")) if root else 0
     return {"what": what, "records": n, "MB of records": round(size / 1e6, 1), "seconds": round(seconds, 1),
@@ -79,17 +64,24 @@ def line(what: str, n: int, root: Path | None, seconds: float, cpu: float, peak:
 
 
 def main() -> list[dict]:
-    found = [line("start", 0, None, *timed("-m", "reprune.tables", "--help"))]
+    found = [line("start", 0, None, *process("-m", "reprune.tables", "--help"))]
     one_by_one = ("import sys; from pathlib import Path; from reprune.results import read_record; "
                   "all = [read_record(f) for f in Path(sys.argv[1]).glob('results/runs/*.json')]")
     for n in SIZES:
         with tempfile.TemporaryDirectory() as name:
             root = project(Path(name) / "project", n)
             for what in ("tables, first", "tables"):
-                found.append(line(what, n, root, *timed("-m", "reprune.tables", "--root", str(root))))
+                found.append(line(what, n, root, *process("-m", "reprune.tables", "--root", str(root))))
             if n == max(SIZES):
-                found.append(line("json", n, root, *timed("-c", one_by_one, str(root))))
+                found.append(line("json", n, root, *process("-c", one_by_one, str(root))))
     return found
+
+
+def targets(rows: list[dict]) -> list[dict]:
+    most = f"{max(SIZES):,} records"
+    return [at_most(f"tables of {most}", value(rows, "seconds", what="tables, first", records=max(SIZES)), 10, " s"),
+            at_most(f"their memory, {most}", value(rows, "peak MiB", what="tables, first", records=max(SIZES)), 1000,
+                    " MiB")]
 
 
 if __name__ == "__main__":
