@@ -20,9 +20,8 @@ from rich.table import Table
 from yaml import YAMLError
 
 from reprune.errors import UserError
-from reprune.record import SCHEMA
 from reprune.repeat import Repeater
-from reprune.results import GROUPS, RECORD, STAGES, Row, departures, flat, must, points, read_row, stated
+from reprune.results import GROUPS, RECORD, SCHEMA, STAGES, Row, departures, flat, must, points, read_row, stated
 from reprune.summary import section
 from reprune.verdict import verdict
 

@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
-from reprune.checkpoint import load, save
+import reprune
 from reprune.errors import UserError
 from reprune.files import GO_ON, intact, leftovers, read_sealed, write_json, write_sealed
+
+if TYPE_CHECKING:                       # torch is imported with the first net: a look at keys and places needs none
+    from torch import nn
+
+    Make = Callable[[Path], tuple[nn.Module, dict]]
 
 # What a result does not depend on: where things lie (not in records either), how they are shown, what a run is called,
 # where it runs.
@@ -207,12 +211,9 @@ class Store:
             shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
     def finish(self, record: dict, net: nn.Module) -> None:
-        save(net, self.net_file)
+        reprune.save(net, self.net_file)
         write_json(self.record_file, record)                      # last: its presence = finished
         shutil.rmtree(self.folder / "stages", ignore_errors=True)
-
-
-Make = Callable[[Path], tuple[nn.Module, dict]]
 
 
 @contextmanager
@@ -258,7 +259,7 @@ def _remembered(net_file: Path, facts_file: Path, unfinished: Path, make: Make) 
     if facts_file.is_file():
         try:
             facts = read_sealed(facts_file, net_file)
-            net = load(net_file)
+            net = reprune.load(net_file)
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)                # of one that was killed right after
             return net, facts
@@ -269,7 +270,7 @@ def _remembered(net_file: Path, facts_file: Path, unfinished: Path, make: Make) 
         unfinished.unlink()
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     net, facts = make(unfinished)
-    save(net, net_file)
+    reprune.save(net, net_file)
     write_sealed(facts_file, facts, net_file)                     # last: its presence = finished
     unfinished.unlink(missing_ok=True)
-    return load(net_file), read_sealed(facts_file, net_file)
+    return reprune.load(net_file), read_sealed(facts_file, net_file)
