@@ -74,6 +74,50 @@ def test_workers_take_different_gpus_as_long_as_there_are_some(n, workers, monke
         process.join(60)
 
 
+@pytest.mark.parametrize(("n", "workers", "shared"), [(1, 7, [1, 2, 2, 2]), (2, 3, [1, 1, 2, 2])])
+def test_more_workers_than_gpus_are_spread_over_them(n, workers, shared, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    fork = multiprocessing.get_context("fork")
+    answers, leave, taken = fork.Queue(), fork.Event(), []
+    started = [fork.Process(target=pinned, args=(n, str(tmp_path), answers, leave)) for _ in range(workers)]
+    for process in started:
+        process.start()
+        mine = answers.get(timeout=60).split(",")
+        assert len(set(mine)) == n
+        taken += mine
+    leave.set()
+    for process in started:
+        process.join(60)
+    assert sorted(taken.count(gpu) for gpu in "3567") == shared
+
+
+def workers_of(root, *overrides):
+    """-> the callback of hydra/launcher=joblib, and the config it is given"""
+    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        config = compose("config", ["hydra/launcher=joblib", *overrides], return_hydra_config=True)
+    return instantiate(config.hydra.callbacks.workers), config
+
+
+@pytest.mark.parametrize(("gpus", "overrides", "jobs"), [
+    (3, [], 3), (3, ["hydra.callbacks.workers.runs_per_gpu=4"], 12),
+    (4, ["hydra.callbacks.workers.runs_per_gpu=2", "trainer=ddp"], 4),        # of two GPUs each
+    (3, ["hydra.callbacks.workers.runs_per_gpu=4", "hydra.launcher.n_jobs=5"], 5)])
+def test_so_many_runs_start_as_fit_on_the_gpus(gpus, overrides, jobs, root, monkeypatch):
+    monkeypatch.setenv("REPRUNE_ROOT", str(root))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    workers, config = workers_of(root, *overrides)
+    workers.on_multirun_start(config)
+    assert config.hydra.launcher.n_jobs == jobs
+
+
+@pytest.mark.parametrize("given", ["0", "0.5", "many"])
+def test_a_number_of_runs_per_gpu_that_is_none_is_named(given, root, monkeypatch):
+    monkeypatch.setenv("REPRUNE_ROOT", str(root))
+    workers, config = workers_of(root, f"hydra.callbacks.workers.runs_per_gpu={given}")
+    with pytest.raises(SystemExit, match="^error: hydra.callbacks.workers.runs_per_gpu must be a whole number"):
+        workers.on_multirun_start(config)
+
+
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "slurm"])
 def test_a_launcher_that_is_not_installed_is_named_with_what_brings_it(launcher, root, monkeypatch):
     monkeypatch.setenv("REPRUNE_ROOT", str(root))
