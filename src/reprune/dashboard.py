@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reprune.backfill import backfill
 from reprune.errors import UserError
 from reprune.results import STAGES, read_all, read_record
 
@@ -153,6 +152,8 @@ def main(argv: list[str] | None = None) -> int:
             records = read_all(files, read_record, args.results_dir, errors)
             if not files:
                 raise UserError(f"no record in {args.results_dir}/runs")
+            from reprune.backfill import backfill                 # with torch
+
             print(backfill(records, args.project, args.entity, args.output_dir))
         if not offline:
             print("\n".join(save(args.project, args.entity)))

@@ -117,7 +117,8 @@ def collect(root: Path, errors: list[str], every: bool = False) -> Collected:
                               f"experiments/{experiment}.yaml")
         runs = {run["key"]: run for run in query(con, 'SELECT key, experiment, seed, method, model, dataset, recipe, '
                                                       'base, source, top1, commit, torch FROM runs')}
-        configs = dict(con.execute("SELECT config_id, config FROM configs").fetchall())
+        configs = {name: flat(json.loads(text))
+                   for name, text in con.execute("SELECT config_id, config FROM configs").fetchall()}
         norms = {run["key"]: run for run in query(con, NORMS)}
         speed = defaultdict(list)
         for entry in query(con, SPEED):
@@ -125,7 +126,7 @@ def collect(root: Path, errors: list[str], every: bool = False) -> Collected:
         for stats in query(con, LINES):
             if row := by_id.get(stats["experiment"]):
                 found[row.id].append(Line(
-                    row, stats=stats, config=flat(json.loads(configs[stats["config_id"]])),
+                    row, stats=stats, config=configs[stats["config_id"]],
                     runs=[runs[key] for key in stats["keys"]], speed=speed[tuple(stats[name] for name in SAME)]))
     judged = {line.row.id for some in found.values() for line in some
               if section(line.row, line.stats, line.config) == "full"}
