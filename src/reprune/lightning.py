@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 from reprune.data import Data
 from reprune.errors import UserError
 from reprune.probe import Probe, evaluate
+from reprune.replay import NotRecordable, Recorder, Replay, Terms, Timeless
 from reprune.sockets import Method, Penalty, Step
+from reprune.speed import Compiled, fused, recorder
 from reprune.surgery import zero_filters
 from reprune.unfinished import Unfinished, WholeFile, remember
 
@@ -39,10 +42,13 @@ class Classifier(pl.LightningModule):
 
     net: [B, C, H, W] -> logits [B, classes]; optimizer, scheduler: partial torch constructors (scheduler: per epoch).
     seed: with the epoch, of the global random numbers (dropout): an epoch does not depend on what ran before it.
+    recorder, compiled: batches of `whole` images are recorded and replayed by the one, go through the other in place of
+    the net. The last batch of an epoch may be smaller, and does without.
     """
 
     def __init__(self, net: nn.Module, stage: str, optimizer: Callable, scheduler: Callable | None = None,
-                 penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None, seed: int = 0):
+                 penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None, seed: int = 0, *,
+                 whole: int = 0, recorder: Recorder | None = None, compiled: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
         self.seed = seed
         self.sums: dict[str, Tensor] = {}                         # over the images of this epoch; saved in its middle
@@ -50,25 +56,56 @@ class Classifier(pl.LightningModule):
         self.net, self.stage, self.penalties = net, stage, dict(penalties or {})
         self._optimizer, self._scheduler = optimizer, scheduler
         self._teacher = [teacher]                                 # in a list: not a submodule, not trained, not saved
+        self._compiled, self._whole = [compiled], whole
+        self._replay = None if recorder is None else Replay(net, partial(self.terms, kind=Timeless), recorder)
+        self._replayed = False                                    # this step: gradients are there already
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, y = batch
-        logits = self(x)                                          # [B, classes]
-        loss = F.cross_entropy(logits, y)
-        curve = {"loss": loss}
-        step = Step(self.net, x, y, logits, self.current_epoch, self._teacher[0])
-        for name, penalty in self.penalties.items():
-            curve[f"penalty/{name}"] = penalty(step)
-            loss = loss + curve[f"penalty/{name}"]
-        self._add({**curve, "top1": 100 * (logits.argmax(1) == y).float().mean()}, len(y))
+        terms = self._recorded(x, y) or self.terms(x, y)
+        loss = terms["total"]
+        self._add({name: term for name, term in terms.items() if name != "total"}, len(y))
         if (not loss.is_cuda or self.global_step % 50 == 0) and not torch.isfinite(loss):
             raise UserError(f"loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}) of the "
                             f"{self.stage} stage: lower its learning rate (recipe.{self.stage}.optimizer.lr) or the "
                             "weight of its penalties")
         return loss
+
+    def terms(self, x: Tensor, y: Tensor, kind: type[Step] = Step) -> Terms:
+        """Cross-entropy ("loss"), penalties, their sum ("total") and top-1 in percent of one batch."""
+        net = self._compiled[0] if self._compiled[0] is not None and len(y) == self._whole else self.net
+        logits = net(x)                                           # [B, classes]
+        total = loss = F.cross_entropy(logits, y)
+        step = kind(self.net, x, y, logits, self.current_epoch, self._teacher[0])
+        penalties = {f"penalty/{name}": penalty(step) for name, penalty in self.penalties.items()}
+        for penalty in penalties.values():
+            total = total + penalty
+        return {"loss": loss, **penalties, "top1": 100 * (logits.argmax(1) == y).float().mean(), "total": total}
+
+    def _recorded(self, x: Tensor, y: Tensor) -> Terms | None:
+        """The same, with gradients, where steps are replayed."""
+        self._replayed = False
+        if self._replay is None or len(y) != self._whole:
+            return None
+        try:
+            terms = self._replay(x, y)
+        except NotRecordable as error:
+            print(f"steps are not replayed, but launched kernel by kernel: {error}")
+            self._replay = None
+            return None
+        self._replayed = True
+        return terms
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        if not self._replayed:
+            optimizer.zero_grad(set_to_none=self._replay is None)         # a replay writes to where gradients lay
+
+    def backward(self, loss: Tensor) -> None:
+        if not self._replayed:
+            loss.backward()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         x, y = batch
@@ -96,7 +133,7 @@ class Classifier(pl.LightningModule):
         self.sums, self.seen = checkpoint["curve"]["sums"], checkpoint["curve"]["seen"]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.net.parameters())
+        optimizer = self._optimizer(self.net.parameters(), **fused(self._optimizer, self.device.type))
         return {"optimizer": optimizer,
                 **({"lr_scheduler": self._scheduler(optimizer)} if self._scheduler is not None else {})}
 
@@ -206,7 +243,8 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
             reset(net)
         net.train()                                               # Lightning keeps the mode it finds
         module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties, teacher,
-                            derive(cfg.seed, stage))
+                            derive(cfg.seed, stage), whole=cfg.recipe.batch_size, recorder=recorder(cfg, where),
+                            compiled=Compiled(net) if cfg.speed.compile else None)
         loaders = Loaders(data, cfg, derive(cfg.seed, stage))
         going_on = unfinished is not None and unfinished.is_file()       # the store has looked whether it is whole
         saving = [Unfinished(unfinished)] if unfinished is not None else []
@@ -222,7 +260,7 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
             raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
         if trainer.world_size > 1 and unfinished is not None:
             remember(callbacks, unfinished)
-    net.to(where)
+    net.to(where).zero_grad()                                     # gradients would be kept, and saved, for nothing
     return epochs
 
 

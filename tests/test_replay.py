@@ -1,0 +1,150 @@
+"""Steps recorded and replayed train the same net as steps that are not; so do compiled ones and bfloat16, nearly.
+
+`Again` stands where a GPU has a CUDA graph: it runs the recorded work by Python. All else is the code a GPU runs.
+"""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from reprune import lightning, models
+from reprune.errors import UserError
+from reprune.lightning import fit
+from reprune.methods.distillation import Distillation
+from reprune.methods.hgsr import HGSR
+from reprune.pipeline import run
+from reprune.replay import NotRecordable, Replay
+from reprune.speed import Compiled
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class Again:
+    """As often as a CUDA graph runs the work before its first replay, and then again for each."""
+
+    def record(self, work):
+        for _ in range(4):
+            work()
+        self.work = work
+
+    def replay(self):
+        return self.work()
+
+
+class Cycle:
+    """A penalty that looks at the epoch."""
+
+    def __call__(self, step):
+        return 1e-3 * (step.epoch + 1) * step.logits.square().mean()
+
+
+def net(dropout: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    net = models.resnet(8, in_channels=1)
+    return nn.Sequential(net, nn.Dropout(0.5)) if dropout else net
+
+
+def trained(start, configure, monkeypatch, recorder=None, penalties=None, teacher=None, *options):
+    """-> weights and buffers, and the curve, of two epochs with an odd last batch"""
+    cfg = configure("dataset=digits", "recipe.batch_size=100", "trainer.accelerator=auto", *options)
+    curve, start = lightning.TrainingCurve(), copy.deepcopy(start)
+    if recorder is not None:
+        monkeypatch.setattr(lightning, "recorder", lambda *_: recorder)
+    fit(start, instantiate(cfg.dataset), cfg, "sparse", "sparse", epochs=2, penalties=penalties, teacher=teacher,
+        callbacks=[curve])
+    return start.state_dict(), curve.means
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("case", ["plain", "penalties", "dropout", "bf16"])
+def test_replayed_steps_train_the_same_net(case, configure, monkeypatch):
+    options = ["trainer.precision=bf16-mixed"] if case == "bf16" else []
+    penalties = {"hgsr": HGSR(weight=1e-4), "kd": Distillation()} if case == "penalties" else None
+    args = penalties, net() if penalties else None, *options
+    plain = trained(net(case == "dropout"), configure, monkeypatch, None, *args)
+    replayed = trained(net(case == "dropout"), configure, monkeypatch, Again(), *args)
+    assert same(plain[0], replayed[0])
+    assert plain[1] == replayed[1]
+
+
+def test_a_run_is_the_same_run_with_replayed_steps(configure, monkeypatch, tmp_path):
+    options = ["method=sfp", "recipe.sparse.epochs=2"]
+    plain = run(configure(*options, f"output_dir={tmp_path}/plain"))
+    monkeypatch.setattr(lightning, "recorder", lambda *_: Again())
+    replayed = run(configure(*options, f"output_dir={tmp_path}/replayed", "speed.graph=false"))
+    assert plain["key"] == replayed["key"]
+    assert plain["curves"] == replayed["curves"]
+    assert plain["pruned"]["top1"] == replayed["pruned"]["top1"]
+
+
+def test_a_penalty_that_asks_for_the_epoch_is_not_replayed(configure, monkeypatch, capsys):
+    plain = trained(net(), configure, monkeypatch, None, {"cycle": Cycle()})
+    replayed = trained(net(), configure, monkeypatch, Again(), {"cycle": Cycle()})
+    assert same(plain[0], replayed[0])
+    assert capsys.readouterr().out.count("kernel by kernel: a penalty asks for the epoch") == 1
+
+
+def test_recording_leaves_net_and_random_numbers_as_they_were():
+    model, batch = net(dropout=True), (torch.randn(8, 1, 32, 32), torch.arange(8))
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+
+    def step(x, y):
+        return {"total": nn.functional.cross_entropy(model(x), y)}
+
+    replay = Replay(model, step, Again())
+    replay._record(*batch)
+    assert same(before, model.state_dict())
+    assert torch.equal(random, torch.get_rng_state())
+
+    class Broken(Again):
+        def record(self, work):
+            super().record(work)
+            raise RuntimeError("operation not permitted when stream is capturing\nand a stack")
+
+    with pytest.raises(NotRecordable, match="^operation not permitted when stream is capturing$"):
+        Replay(model, step, Broken())(*batch)
+    assert same(before, model.state_dict())
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_bfloat16_trains_as_well_as_float32(configure, monkeypatch):
+    """Evaluated alike; in float32 two seeds differ by some points."""
+    top1 = {precision: trained(net(), configure, monkeypatch, Again(), None, None, f"trainer.precision={precision}",
+                               "dataset.limit=1000", "recipe.sparse.optimizer.lr=0.02")[1]["val_top1"][-1]
+            for precision in ("32-true", "bf16-mixed")}
+    assert top1["32-true"] > 80
+    assert abs(top1["32-true"] - top1["bf16-mixed"]) < 5
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+def test_a_compiled_net_trains_as_the_net(configure, monkeypatch):
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(900, 10))
+    plain = trained(small, configure, monkeypatch)
+    faster = trained(small, configure, monkeypatch, Again(), None, None, "speed.compile=true")
+    for name, values in plain[1].items():
+        assert faster[1][name] == pytest.approx(values, rel=1e-3), name
+
+
+def test_where_there_is_no_compiler_a_line_says_so(monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    with pytest.raises(UserError, match=r"^speed.compile=true, but torch cannot compile .*: set speed.compile=false$"):
+        Compiled(nn.Sequential(nn.Conv2d(1, 3, 3), nn.Softplus()))(torch.randn(5, 1, 7, 7))
+
+
+@GPU
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_cuda_graph_trains_the_same_net(precision, configure, monkeypatch):
+    penalties, option = {"hgsr": HGSR(weight=1e-4), "kd": Distillation()}, f"trainer.precision={precision}"
+    plain, replayed = (trained(net(), configure, monkeypatch, None, penalties, net(), option, f"speed.graph={graph}")
+                       for graph in ("false", "true"))
+    for name, values in plain[1].items():
+        assert replayed[1][name] == pytest.approx(values, rel=1e-2), name
