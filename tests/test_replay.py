@@ -115,13 +115,14 @@ def test_recording_leaves_net_and_random_numbers_as_they_were():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_bfloat16_trains_as_well_as_float32(configure, monkeypatch):
-    """Evaluated alike; in float32 two seeds differ by some points."""
-    top1 = {precision: trained(net(), configure, monkeypatch, Again(), None, None, f"trainer.precision={precision}",
-                               "dataset.limit=1000", "recipe.sparse.optimizer.lr=0.02")[1]["val_top1"][-1]
+def test_bfloat16_goes_where_float32_goes(configure, monkeypatch):
+    """The loss falls alike. (Whether accuracy is within noise over seeds, bench/gpu.py asks on a GPU.)"""
+    loss = {precision: trained(net(), configure, monkeypatch, Again(), None, None, f"trainer.precision={precision}",
+                               "recipe.sparse.epochs=2", "recipe.batch_size=40")[1]["loss"]
             for precision in ("32-true", "bf16-mixed")}
-    assert top1["32-true"] > 80
-    assert abs(top1["32-true"] - top1["bf16-mixed"]) < 5
+    assert loss["32-true"] != loss["bf16-mixed"]
+    assert loss["32-true"][1] < loss["32-true"][0] - 0.05
+    assert loss["bf16-mixed"] == pytest.approx(loss["32-true"], rel=0.02)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")

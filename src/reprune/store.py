@@ -31,7 +31,7 @@ NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "search", "claim", 
               "recipe.name", "recipe.paper_epochs", "trainer.accelerator", "trainer.devices",
               "trainer.enable_progress_bar", "trainer.strategy", "trainer.sync_batchnorm", "speed.graph")
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
-NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": None}
+NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False}
 
 
 def resolved(cfg: DictConfig) -> dict:
@@ -59,7 +59,7 @@ def key_of(config: dict) -> str:
     >>> a = {"model": {"depth": 20}, "seed": 0, "output_dir": "here"}
     >>> key_of(a) == key_of({**a, "output_dir": "there"}), key_of(a) == key_of({**a, "seed": 1})
     (True, False)
-    >>> key_of(a) == key_of({**a, "speed": {"compile": None, "graph": True}})     # an option that came later, unused
+    >>> key_of(a) == key_of({**a, "speed": {"compile": False, "graph": True}})    # an option that came later, unused
     True
     """
     config = sortable(without(without(config, NOT_IN_KEY), unused(config)))
@@ -69,7 +69,7 @@ def key_of(config: dict) -> str:
 def unused(config: dict) -> list[str]:
     """The names of NEUTRAL that a config has with the value that means nothing new.
 
-    >>> unused({"method": {"allocation": {"multiple": 8}}, "speed": {"compile": None}})
+    >>> unused({"method": {"allocation": {"multiple": 8}}, "speed": {"compile": False}})
     ['speed.compile']
     """
     return [name for name, value in NEUTRAL.items() if get(config, name) == value]
