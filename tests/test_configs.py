@@ -92,7 +92,7 @@ def test_the_command_sweeps_globs_and_shows_its_config(tmp_path):
 
 
 def test_a_glob_over_rows_becomes_the_list_that_hydra_sweeps():
-    pattern, given = "experiments=glob(li2017/resnet56-*)", "experiments=li2017/vgg16-A,li2017/resnet56-A"
+    pattern, given = "experiments=glob(li2017/resnet56-?)", "experiments=li2017/vgg16-A,li2017/resnet56-A"
     assert expand([pattern, "seed=0"], ROOT) == ["experiments=li2017/resnet56-A,li2017/resnet56-B", "seed=0"]
     assert expand([given], ROOT) == [given]
 
