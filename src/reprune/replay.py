@@ -105,7 +105,8 @@ class Replay:
     def _work(self) -> Terms:
         self.net.zero_grad()          # to None: gradients are written, not added up, to where the recorded ones lie
         terms = self.step(*self.batch)
-        terms["total"].backward()
+        with torch.autocast(self.batch[0].device.type, enabled=False):        # backward has the forward pass's types
+            terms["total"].backward()
         return {name: term.detach() for name, term in terms.items()}
 
 
