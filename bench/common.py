@@ -56,9 +56,9 @@ def process(*command: str, **options: Any) -> tuple[float, float, float]:
     return seconds, cpu, peak / 1024
 
 
-def peak(way: Callable[[], Any]) -> tuple[Any, float | None]:
-    """-> what `way` returns, and the MiB that this process held at most during it beyond those before; None where the
-    system does not tell (it is Linux that does)."""
+def peak(way: Callable[[], Any]) -> tuple[Any, float, float | None]:
+    """-> what `way` returns, its seconds, and the MiB that this process held at most during it beyond those before, or
+    None where the system does not tell (Linux does)."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)                          # else memory freed before is used again
@@ -66,9 +66,11 @@ def peak(way: Callable[[], Any]) -> tuple[Any, float | None]:
             file.write("5")                                       # the peak begins here
         before = _status("VmRSS")
     except (OSError, AttributeError):
-        return way(), None
+        before = None
+    start = perf_counter()
     result = way()
-    return result, max(0.0, _status("VmHWM") - before)
+    seconds = perf_counter() - start
+    return result, seconds, None if before is None else max(0.0, _status("VmHWM") - before)
 
 
 def _status(name: str) -> float:

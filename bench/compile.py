@@ -4,10 +4,10 @@
 
 Forward, backward and SGD on batches of 128, channels_last; forward and backward are compiled (`torch.compile(net)`).
 Compiling is the time of the first step beyond that of a step, in a process of its own: with an empty cache; with the
-cache that the same net has left, as in the next run of it; and of a net with half the inner filters, with the cache that
-the whole net has left, as after pruning. Compiled and eager steps then take turns (A B A B ..), the ratio is
-taken inside each round, median. `pays after`: epochs of 391 batches until the time saved is that of compiling; never,
-where the compiled step is not faster.
+cache that the same net has left, as in the next run of it; and of a net with half of the inner filters, with the cache
+that the whole net has left, as after pruning. Compiled and eager steps then take turns (A B A B ..), the ratio is taken
+inside each round, median. `pays after`: epochs of 391 batches until the time saved is that of compiling; never, where
+the compiled step is not faster.
 """
 
 import os
