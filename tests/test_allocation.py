@@ -9,11 +9,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from reprune import models
-from reprune.allocation import Budget, Global, PerLayer, Uniform, conv_numbers, removed
+from reprune.allocation import Budget, Global, PerLayer, Uniform, keep_best, removed
 from reprune.cost import cost
 from reprune.errors import UserError
+from reprune.layers import conv_numbers
 from reprune.methods.l1 import FilterNorm
 from reprune.probe import Probe
+from reprune.sensitivity import Sensitivity
 from reprune.surgery import remove
 
 ROWS = ("resnet56-A", "resnet56-B", "resnet110-A", "resnet110-B", "vgg16-A")       # of Table 1, Li et al. 2017
@@ -40,6 +42,9 @@ ALLOCATIONS = {
     "macs, uniform": Budget(macs=0.5), "macs, global": Budget(macs=0.5, spread="global"),
     "params, uniform": Budget(params=0.4), "params, global": Budget(params=0.4, spread="global", min_keep=0.1),
     "macs, inner": Budget(macs=0.6, groups="inner"),
+    "uniform, 8": Uniform(rate=0.4, multiple=8), "per layer, 8": PerLayer(rates={"*": 0.3, 1: 0.5, 8: 0.7}, multiple=8),
+    "global, 8": Global(rate=0.45, multiple=8), "macs, global, 8": Budget(macs=0.5, spread="global", multiple=8),
+    "params, uniform, 8": Budget(params=0.4, multiple=8), "macs, uniform, 6": Budget(macs=0.5, multiple=6),
 }
 
 
@@ -128,6 +133,48 @@ def test_several_shares_end_where_one_shot_ends(net, name, steps):
     assert turn.cost({}) == look.cost(once)
 
 
+@pytest.mark.parametrize("net", ["vgg", "resnet"])
+@pytest.mark.parametrize("name", [name for name, a in ALLOCATIONS.items() if a.multiple > 1])
+def test_a_group_that_is_cut_keeps_a_multiple(net, name):
+    look, allocation = probe(net), ALLOCATIONS[name]
+    plan = allocation(random_scores(look), look)
+    assert removed(plan) > 0
+    for group, mask in plan.items():
+        assert mask.all() or mask.sum() > 0 and mask.sum() % allocation.multiple == 0, group
+    if isinstance(allocation, Budget):
+        assert getattr(look.cost(plan), allocation.unit) <= allocation.kept * getattr(look.cost({}), allocation.unit)
+
+
+@pytest.mark.parametrize("spread", ["uniform", "global"])
+def test_a_budget_in_blocks_is_met_and_one_block_fewer_would_not_meet_it(spread):
+    look = probe("vgg")
+    scores = random_scores(look)
+    plan = Budget(macs=0.5, spread=spread, multiple=8)(scores, look)
+    budget = 0.5 * look.cost({}).macs
+    spared = []
+    for name, mask in plan.items():
+        back = keep_best(scores[name], max(0, int((~mask).sum()) - 8))        # its last block stays
+        spared.append(look.cost({**plan, name: back}).macs)
+    assert look.cost(plan).macs <= budget < max(spared)
+
+
+@pytest.mark.parametrize(("size", "rate", "multiple", "floor", "kept"), [
+    (16, 0.25, 8, 1, 16), (16, 0.32, 8, 1, 8), (20, 0.1, 8, 1, 20), (20, 0.15, 8, 1, 16), (20, 0.5, 8, 1, 8),
+    (16, 0.9, 8, 1, 8), (64, 0.9, 8, 9, 16), (6, 0.9, 8, 1, 6), (6, 0.5, 3, 1, 3), (20, 0.9, 8, 17, 20)])
+def test_a_rate_goes_to_the_nearest_multiple_above_the_floor_or_the_whole_group(size, rate, multiple, floor, kept):
+    look, group = SimpleNamespace(share=1.0, original=SimpleNamespace(sizes={})), SimpleNamespace(name="c", size=size)
+    allocation = Uniform(min_filters=floor, multiple=multiple)
+    assert size - allocation.count(group, rate, look) == kept
+    assert size - Sensitivity.count(Sensitivity(min_filters=floor, multiple=multiple), group, rate, look) == kept
+
+
+def test_a_global_rate_in_blocks_is_missed_by_half_a_block_at_most():
+    look = probe("vgg")
+    total = sum(g.size for g in Global().candidates(look))
+    for rate in (0.1, 0.37, 0.5, 0.8):
+        assert abs(removed(Global(rate=rate, multiple=8)(random_scores(look), look)) - rate * total) <= 4
+
+
 @pytest.mark.parametrize(("rate", "rounding", "gone"), [
     (0.3, "removed", 4), (0.3, "kept", 5), (0.5, "removed", 8), (0.5, "kept", 8),        # 0.3 * 16 = 4.8, 11.2 stay
     (0.1, "removed", 1), (0.1, "kept", 2), (0.0, "removed", 0), (0.0, "kept", 0), (0.99, "kept", 15)])
@@ -186,6 +233,9 @@ def test_the_reductions_of_table_1_come_out_without_training(row, configure):
     (lambda: Uniform(rounding="up"), "'up' is not known, choose one of removed, kept"),
     (lambda: Uniform(groups="outer"), "'outer' is not known, choose one of all, inner"),
     (lambda: Uniform(min_filters=0), "allocation.min_filters must be at least 1"),
+    (lambda: Budget(macs=0.5, multiple=0), "allocation.multiple must be a whole number, at least 1 (1: any number may"),
+    (lambda: Uniform(multiple=2.5), "allocation.multiple must be a whole number"),
+    (lambda: Global(multiple="8"), "allocation.multiple must be a whole number"),
     (lambda: Uniform(min_keep=1.2), "allocation.min_keep must be"),
     (lambda: PerLayer(rates={"layer1": 1.0}), "allocation.rates[layer1] must be"),
     (lambda: Global(normalize="sum"), "'sum' is not known"),
@@ -207,6 +257,7 @@ def test_settings_out_of_range_are_refused_before_any_work(make, words):
     (Uniform(skip=["stem"]), "allocation.skip: 'stem' matches no conv"),
     (Uniform(skip=["*"]), "nothing to prune"),
     (Budget(macs=0.001), "a budget of 0.001 of the macs cannot be met"),
+    (Budget(macs=0.05, multiple=32), "allow more groups, a lower floor or a smaller multiple than 32"),
     (Budget(params=0.3, groups="inner", min_keep=0.5), "a budget of 0.3 of the params cannot be met"),
 ])
 def test_what_this_net_cannot_give_is_refused_in_one_line(allocation, words):

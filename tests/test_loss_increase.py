@@ -5,6 +5,7 @@ import torch
 from hydra.utils import instantiate
 
 from reprune import models
+from reprune.methods.l1 import FilterNorm
 from reprune.methods.loss_increase import Greedy, LossIncrease
 from reprune.probe import Probe
 from reprune.surgery import remove
@@ -79,3 +80,13 @@ def test_greedy_stops_when_the_loss_has_grown_too_much(configure):
     search = Greedy(criterion=criterion, macs=0.5, groups="inner", step_fraction=0.1, max_loss_increase=-10.0)
     plan = search(criterion(search.candidates(probe), probe), probe)
     assert probe.cost(plan).macs > 0.5 * probe.original.cost.macs
+
+
+@pytest.mark.parametrize("fraction", [0, 0.1])
+def test_greedy_in_blocks_ends_at_the_budget_with_multiples(configure, fraction):
+    """A tenth of the filters at a time is less than a block, or does not end with one."""
+    probe = probe_of(configure)
+    search = Greedy(criterion=FilterNorm(), macs=0.5, step_fraction=fraction, multiple=8)
+    plan = search(search.criterion(search.candidates(probe), probe), probe)
+    assert 0.4 * probe.original.cost.macs < probe.cost(plan).macs <= 0.5 * probe.original.cost.macs
+    assert all(keep.all() or keep.sum() > 0 and keep.sum() % 8 == 0 for keep in plan.values())

@@ -210,3 +210,15 @@ def test_it_needs_held_out_images_and_never_opens_the_test_set(configure, monkey
         else:
             with pytest.raises(UserError, match="held-out.*val_size"):
                 allocate(instantiate(cfg.method), look)
+
+
+@pytest.mark.parametrize("options", [{"tau": 20.0}, {"macs": 0.6}, {"params": 0.5}])
+def test_groups_that_are_cut_keep_a_multiple(probe, scores, options):
+    allocation = Sensitivity(multiple=8, **options)
+    plan = allocation(scores, probe)
+    assert any(not keep.all() for keep in plan.values())
+    assert all(keep.all() or keep.sum() > 0 and keep.sum() % 8 == 0 for keep in plan.values())
+    if allocation.macs or allocation.params:
+        whole = getattr(probe.original.cost, allocation.unit)
+        spent = getattr(probe.cost(plan), allocation.unit) / whole
+        assert allocation.kept - 0.12 < spent <= allocation.kept  # blocks of 8 of a ResNet-8

@@ -2,6 +2,10 @@
 
 All of them take the lowest scores first, keep at least `min_filters` (and the fraction `min_keep`) of every group, and
 with several rounds aim at `probe.share` of the whole reduction, counted from the net before the first round.
+
+With `multiple` = m above 1, a group that is cut keeps a multiple of m filters: widths that fast kernels like. A rate
+cuts to the nearest one (the larger of two), never below the floor rounded up. Across groups, filters go in blocks down
+to the next multiple, in the order of the middle filter of each: a block is due when half of it is. m = 1: one by one.
 """
 
 from __future__ import annotations
@@ -9,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reprune.errors import UserError
-from reprune.groups import FilterGroup, Plan, traced
+from reprune.groups import FilterGroup, Plan
+from reprune.layers import conv_numbers, matches
+from reprune.order import Queue
 from reprune.probe import Probe
 from reprune.sockets import Scores
 
@@ -35,21 +40,25 @@ class _Allocation:
     skip: Sequence[int | str] = ()      # conv numbers (counted from 1, shortcuts left out) or name patterns
     min_filters: int = 1
     min_keep: float = 0.0               # of a group's original size
+    multiple: int = 1                   # of this many filters stay in a group, or all of them
 
     def __post_init__(self) -> None:
         _choice("allocation.groups", self.groups, ("all", "inner"))
         _fraction("allocation.min_keep", self.min_keep)
         if self.min_filters < 1:
             raise UserError(f"allocation.min_filters must be at least 1, got {self.min_filters}")
+        if type(self.multiple) is not int or self.multiple < 1:
+            raise UserError("allocation.multiple must be a whole number, at least 1 (1: any number may stay), "
+                            f"got {self.multiple!r}")
 
     def candidates(self, probe: Probe, scores: Scores | None = None) -> list[FilterGroup]:
         """The groups that may shrink: conv filters, not skipped; with `scores`, only groups that have one."""
         numbers = conv_numbers(probe.net)
         found = [g for g in probe.groups if (scores is None or g.name in scores) and g.name in numbers
                  and not (self.groups == "inner" and g.coupled)]
-        chosen = [g for g in found if not any(_matches(s, g.name, numbers) for s in self.skip)]
+        chosen = [g for g in found if not any(matches(s, g.name, numbers) for s in self.skip)]
         for pattern in self.skip:
-            if not any(_matches(pattern, name, numbers) for name in numbers):
+            if not any(matches(pattern, name, numbers) for name in numbers):
                 raise UserError(f"allocation.skip: {pattern!r} matches no conv of this net (1..{len(numbers)}, "
                                 f"or names such as {next(iter(numbers))!r})")
         if not chosen:
@@ -59,7 +68,14 @@ class _Allocation:
     def room(self, group: FilterGroup, probe: Probe) -> int:
         """How many filters of the group may still go."""
         floor = max(self.min_filters, math.ceil(self.min_keep * probe.original.sizes.get(group.name, group.size)))
-        return max(0, group.size - floor)
+        return max(0, group.size - math.ceil(floor / self.multiple) * self.multiple)
+
+    def to_remove(self, kept: int, group: FilterGroup, probe: Probe) -> int:
+        """How many filters go when about `kept` are to stay: the nearest multiple, or all there are."""
+        below = kept // self.multiple * self.multiple
+        above = min(below + self.multiple, group.size)
+        nearest = above if above - kept <= kept - below else below
+        return min(max(0, group.size - nearest), self.room(group, probe))
 
 
 @dataclass(kw_only=True)
@@ -83,7 +99,7 @@ class Uniform(_Allocation):
         size = probe.original.sizes.get(group.name, group.size)
         gone = size - _floor(size * (1 - rate * probe.share)) if self.rounding == "kept" else \
             _floor(size * rate * probe.share)
-        return min(max(0, gone - (size - group.size)), self.room(group, probe))
+        return self.to_remove(min(size - gone, group.size), group, probe)
 
 
 @dataclass(kw_only=True)
@@ -101,14 +117,14 @@ class PerLayer(Uniform):
     def candidates(self, probe: Probe, scores: Scores | None = None) -> list[FilterGroup]:
         numbers = conv_numbers(probe.net)
         for key in self.rates:
-            if not any(_matches(key, name, numbers) for name in numbers):
+            if not any(matches(key, name, numbers) for name in numbers):
                 raise UserError(f"allocation.rates: {key!r} matches no conv of this net (1..{len(numbers)}, "
                                 f"or names such as {next(iter(numbers))!r})")
         return [g for g in super().candidates(probe, scores) if self.rate_of(g, numbers)]
 
     def rate_of(self, group: FilterGroup, numbers: dict[str, int]) -> float:
         """The last entry that matches counts."""
-        return ([0.0] + [rate for key, rate in self.rates.items() if _matches(key, group.name, numbers)])[-1]
+        return ([0.0] + [rate for key, rate in self.rates.items() if matches(key, group.name, numbers)])[-1]
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
         numbers = conv_numbers(probe.net)
@@ -133,16 +149,16 @@ class Global(_Allocation):
         original = sum(probe.original.sizes.get(g.name, g.size) for g in groups)
         gone = original - sum(g.size for g in groups)
         queue = self.queue(groups, scores, probe)
-        return queue.plan(min(max(0, _floor(original * self.rate * probe.share) - gone), len(queue.group)))
+        return queue.plan(queue.nearest(_floor(original * self.rate * probe.share) - gone))
 
     def queue(self, groups: list[FilterGroup], scores: Scores, probe: Probe) -> Queue:
         return Queue.build(groups, {g.name: NORMALIZERS[self.normalize](scores[g.name]) for g in groups},
-                           [self.room(g, probe) for g in groups])
+                           [self.room(g, probe) for g in groups], self.multiple)
 
 
 @dataclass(kw_only=True)
 class Budget(Global):
-    """The fewest filters removed such that the net meets a budget of MACs or parameters.
+    """The fewest filters (blocks of them) removed such that the net meets a budget of MACs or parameters.
 
     macs, params: fraction of the original net that may be KEPT (give one of them); spread: "uniform" = the same rate in
     every group, "global" = lowest scores first, wherever they are.
@@ -193,76 +209,22 @@ class Budget(Global):
             return getattr(probe.costs.after(removed), self.unit)
 
         budget = self.budget(probe)
-        low, high = 0, len(queue.group)                           # cost falls with n: bisect
-        if spent(high) > budget:
-            remain = spent(high) / getattr(probe.original.cost, self.unit)
+        low, high = 0, len(queue.stops) - 1                       # cost falls with n: bisect
+        if spent(queue.stops[high]) > budget:
+            remain = spent(queue.stops[high]) / getattr(probe.original.cost, self.unit)
+            finer = f", a lower floor or a smaller multiple than {self.multiple}" if self.multiple > 1 else \
+                " or a lower floor"
             raise UserError(f"a budget of {self.kept:.4g} of the {self.unit} cannot be met: with every candidate layer "
-                            f"at its floor {remain:.4g} remain; allow more groups or a lower floor")
+                            f"at its floor {remain:.4g} remain; allow more groups{finer}")
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if spent(middle) <= budget else (middle + 1, high)
-        return low
-
-
-@dataclass
-class Queue:
-    """Filters in the order they go. group [n]: index of the group of the n-th filter; filter [n]: index inside it."""
-
-    groups: list[FilterGroup]
-    group: Tensor
-    filter: Tensor
-
-    @classmethod
-    def build(cls, groups: list[FilterGroup], scores: Scores, room: list[int]) -> Queue:
-        """Lowest scores first, at most `room` filters of each group."""
-        first = [scores[g.name].sort(stable=True) for g in groups]
-        values = torch.cat([s.values[:r] for s, r in zip(first, room, strict=True)])
-        filters = torch.cat([s.indices[:r] for s, r in zip(first, room, strict=True)])
-        owner = torch.cat([torch.full((r,), i) for i, r in enumerate(room)]).long()
-        order = values.argsort(stable=True)
-        return cls(groups, owner[order], filters[order])
-
-    def by_rate(self, sizes: list[int]) -> Queue:
-        """The same filters of each group in the same order, but groups advance together: by the fraction gone."""
-        rank = torch.zeros(len(self.group))                       # of each filter inside its group
-        for i, (group, size) in enumerate(zip(self.groups, sizes, strict=True)):
-            mine = self.group == i
-            rank[mine] = (torch.arange(1, int(mine.sum()) + 1) + size - group.size) / size
-        order = rank.argsort(stable=True)
-        return Queue(self.groups, self.group[order], self.filter[order])
-
-    def counts(self, n: int) -> Tensor:
-        """Filters of each group among the first n, [groups]."""
-        return torch.bincount(self.group[:n], minlength=len(self.groups))
-
-    def plan(self, n: int) -> Plan:
-        """Removes the first n."""
-        plan = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self.groups}
-        for i, group in enumerate(self.groups):
-            plan[group.name][self.filter[:n][self.group[:n] == i]] = False
-        return plan
-
-
-def conv_numbers(net: nn.Module) -> dict[str, int]:
-    """Conv layers numbered from 1 in order of execution; shortcut projections are not counted (Li et al. 2017)."""
-    names = [name for name, axis in traced(net).axes if axis == "out" and _is_conv(net.get_submodule(name))]
-    counted = [n for n in names if "downsample" not in n and "shortcut" not in n]
-    return {**dict.fromkeys(names, 0), **{n: i for i, n in enumerate(counted, 1)}}
+            low, high = (low, middle) if spent(queue.stops[middle]) <= budget else (middle + 1, high)
+        return queue.stops[low]
 
 
 def removed(plan: Plan) -> int:
     """How many filters a plan takes away."""
     return sum(int((~mask).sum()) for mask in plan.values())
-
-
-def _is_conv(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-
-
-def _matches(key: int | str, name: str, numbers: dict[str, int]) -> bool:
-    if isinstance(key, int) or str(key).isdigit():
-        return numbers.get(name) == int(key)
-    return name == key or name.startswith(f"{key}.") or fnmatch(name, key)
 
 
 def keep_best(scores: Tensor, remove: int) -> Tensor:
@@ -289,5 +251,3 @@ def _fraction(name: str, value: float) -> None:
 def _choice(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise UserError(f"{name}: {value!r} is not known, choose one of {', '.join(allowed)}")
-
-

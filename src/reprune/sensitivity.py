@@ -60,7 +60,7 @@ class Sensitivity(Budget):
         return {groups[i].name: keep_best(scores[groups[i].name], int(counts[i])) for i in order}
 
     def count(self, group: FilterGroup, rate: float, probe: Probe) -> int:
-        return min(int(group.size * rate + 1e-9), self.room(group, probe))
+        return self.to_remove(group.size - int(group.size * rate + 1e-9), group, probe)
 
     @torch.no_grad()
     def drops(self, groups: list[FilterGroup], tried: Tensor, scores: Scores, probe: Probe) -> Tensor:
@@ -85,6 +85,12 @@ class Sensitivity(Budget):
         budget, columns = self.budget(probe), [g.name for g in probe.groups]
         where = torch.tensor([columns.index(g.name) for g in groups])
 
+        sizes = torch.tensor([g.size for g in groups])
+
+        def cut(n: int) -> Tensor:                                # so many more than `less`, to a multiple
+            kept = sizes - less - more.clamp_max(n)
+            return sizes - ((kept + self.multiple - 1) // self.multiple * self.multiple).minimum(sizes)
+
         def spent(counts: Tensor) -> int:
             removed = torch.zeros(len(columns)).index_add_(0, where, counts.float())
             return getattr(probe.costs.after(removed), self.unit)
@@ -103,8 +109,13 @@ class Sensitivity(Budget):
         at = first(0, len(taus) - 1, lambda i: spent(tolerated(tried, drops, taus[i])) <= budget)
         less = tolerated(tried, drops, taus[at - 1]) if at else torch.zeros(len(groups), dtype=torch.long)
         more = tolerated(tried, drops, taus[at]) - less
-        steps = first(0, int(more.max()), lambda n: spent(less + more.clamp_max(n)) <= budget)
-        return less + more.clamp_max(steps)
+        steps = first(0, int(more.max()), lambda n: spent(cut(n)) <= budget)
+        counts, before = cut(steps), cut(max(0, steps - 1))
+        for i in drops.mean(1).argsort(descending=True).tolist() if self.multiple > 1 else ():
+            fewer = counts.clone()                                # whole blocks went: some may come back
+            fewer[i] = before[i]
+            counts = fewer if spent(fewer) <= budget else counts
+        return counts
 
 
 def tolerated(tried: Tensor, drops: Tensor, tau: float) -> Tensor:

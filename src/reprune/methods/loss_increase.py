@@ -85,7 +85,7 @@ class Greedy(Budget):
         plan, now = whole, probe
         while True:
             queue = self.queue(self.candidates(now, scores), scores, now)
-            enough, block = self.enough(queue, now), max(1, int(len(queue.group) * self.step_fraction))
+            enough, block = self.enough(queue, now), queue.at_least(max(1, int(len(queue.group) * self.step_fraction)))
             step = queue.plan(min(enough, block))
             plan = {name: lift(keep, step[name]) if name in step else keep for name, keep in plan.items()}
             if enough <= block:
