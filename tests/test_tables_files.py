@@ -36,9 +36,9 @@ def test_the_verdict_is_shown_beside_the_accuracy_and_explained(root):
 
 def test_commits_are_shown_where_a_line_has_several(root):
     record(root)
-    assert "made at" not in section(tables(root), FULL)["A"][0]
-    record(root, seed=1, env={"git": "fff", "torch": "2.15.0"})
-    assert section(tables(root), FULL)["A"][0]["made at"] == "2 commits: abc123, fff"
+    assert "made at" not in section(tables(root), FULL)["A"][1]
+    record(root, seed=1, env={"git": "fff0123456789", "torch": "2.15.0"})
+    assert section(tables(root), FULL)["A"][1]["made at"] == "2 commits: abc123, fff0123"
 
 
 CONTROL = ROW.replace("method: l1", "method: {method}")
@@ -102,6 +102,7 @@ def test_latex_escapes_what_it_must_and_names_the_runs(root):
     claim(root, "better_than_baseline: true, params_ratio: 8")
     key = record(root, config__recipe__recover__lr=1).stem
     record(root, seed=1, config__recipe__recover__lr=2)
+    record(root, row="own-half", paper_epochs=None)
     tables(root)
     text = (root / "results/latex/some2020.tex").read_text()
     assert r"\caption{50 \% of A\_b \& \{C\} $\rightarrow$ $\pm$: " in text and f"% some2020/A: {key}" in text
@@ -109,6 +110,9 @@ def test_latex_escapes_what_it_must_and_names_the_runs(root):
     shown = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert shown.isascii() and not re.search(r"(?<!\\)[_#&]", shown.replace(" & ", ""))
     assert shown.count(r"\begin{table}") == shown.count(r"\end{table}") == 2
+    claims, own = shown.split(r"\end{table}")[:2]
+    assert claims.count("& b ") == 1 and r"\emph{b}: baseline 160/160, recover 40/40; recipe.recover.lr=2" in claims
+    assert "own-half" in own and "The paper's numbers: Table 1." in claims and " source " not in claims
 
 
 # ---------------------------------------------------------------- rows that cannot run

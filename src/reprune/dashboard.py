@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
             records = read_all(files, read_record, args.results_dir, errors)
             if not files:
                 raise UserError(f"no record in {args.results_dir}/runs")
-            from reprune.backfill import backfill                 # with torch
+            from reprune.backfill import backfill  # with torch
 
             print(backfill(records, args.project, args.entity, args.output_dir))
         if not offline:

@@ -42,7 +42,7 @@ def run_links(runs: list[dict]) -> str:
 def commits(line: Line) -> str:
     """Where the runs of a line do not share one checkout."""
     made_at = line.stats["commits"]
-    return f"{len(made_at)} commits: {', '.join(made_at)}" if len(made_at) > 1 else ""
+    return f"{len(made_at)} commits: {', '.join(name[:7] for name in made_at)}" if len(made_at) > 1 else ""
 
 
 def top1(ours: dict) -> str:
@@ -52,10 +52,6 @@ def top1(ours: dict) -> str:
 
 def removed(line: Line, key: str) -> str:
     return f"{line.stats[f'{key}_drop']:.1f}" if line.runs else "–"
-
-
-def speed_up(line: Line) -> str:
-    return "; ".join(f"{ratio:.2f}x ({machine})" for machine, ratio in sorted(line.speed))
 
 
 # ---------------------------------------------------------------- lines of tables: {column: cell}
@@ -70,28 +66,33 @@ def accuracy(line: Line, paper: str) -> dict[str, str]:
         "ours: baseline → pruned": top1(ours), "our Δ": points(ours["delta"]), "verdict": line.verdict,
         "before recovery": spread(ours, "before"), "best epoch on test": spread(ours, "best"),
         "seeds": str(ours["seeds"]), "epochs, run/paper": epochs(line), "setting": line.setting,
-        "made at": commits(line), "runs": run_links(line.runs)}
+        "runs": run_links(line.runs)}
 
 
 def cost(line: Line, paper: str) -> dict[str, str]:
-    cells = {"row": row_link(line.row, paper)}
+    """What a machine was measured on is a column of its own."""
+    cells, claim = {"row": row_link(line.row, paper)}, line.row.claim
     for name, key in (("parameters", "params"), ("MACs", "macs")):
-        cells[f"{name} removed, %: paper / ours"] = f"{stated(line.row.claim, f'{key}_drop')} / {removed(line, key)}"
-    return cells | {"measured speed-up": speed_up(line), "runs": run_links(line.runs)}
+        beside = (": paper / ours", f"{stated(claim, f'{key}_drop')} / ") if claim else ("", "")
+        cells[f"{name} removed, %{beside[0]}"] = beside[1] + removed(line, key)
+    speed = {f"measured speed-up ({machine})": f"{ratio:.2f}x" for machine, ratio in sorted(line.speed)}
+    return cells | speed | ({"made at": commits(line), "runs": run_links(line.runs)} if line.runs else {})
 
 
 def compared(line: Line, paper: str) -> dict[str, str]:
-    """A row without a claim, or one that stands on the page of another paper: all on one line."""
+    """A row without a claim, or one that stands on the page of another paper."""
     ours, cells = line.stats, {"row": row_link(line.row, paper)}
     if not line.runs:
-        return cells | {"method": line.row.choices.get("method", ""), "baseline → pruned": line.setting or "not run"}
+        return cells | {"method": line.series, "baseline → pruned": line.setting or "not run"}
     return cells | {
-        "method": ours["method"], "baseline → pruned": top1(ours), "Δ": points(ours["delta"]),
+        "method": line.series, "baseline → pruned": top1(ours), "Δ": points(ours["delta"]),
         "before recovery": spread(ours, "before"), "seeds": str(ours["seeds"]),
         "epochs" + (", run/paper" if line.row.claim else ""): epochs(line),
-        "parameters / MACs removed, %": f"{removed(line, 'params')} / {removed(line, 'macs')}",
-        "measured speed-up": speed_up(line), "setting": line.setting, "made at": commits(line),
-        "runs": run_links(line.runs)}
+        "setting": line.setting, "runs": run_links(line.runs)}
+
+
+def sizes(lines: list[Line], paper: str) -> str:
+    return table([cost(line, paper) for line in lines]) if lines else ""
 
 
 def norms(line: Line, norm: dict, paper: str) -> dict[str, str]:
@@ -155,7 +156,7 @@ HINTS = {               # what is found in a table -> its explanation
     r"\| made at": "**Made at** n commits: the runs of the line were made by different states of this project.",
     r"\| before recovery": "**Before recovery** is the accuracy after the last removal, before the last fine-tuning.",
     r"\| best epoch on test": "**Best epoch on test** is what some papers report, shown where it was recorded.",
-    r"\| epochs, run/paper": "**Epochs** are those run / those of the paper's recipe, as far as it is known.",
+    r"\| epochs": "**Epochs** are those run; after a slash, those of the paper's recipe, as far as it is known.",
     r"\| given weights": "**Given weights**: the baseline was loaded, not trained here.",
     r"\| measured speed-up": "**Speed-up** is the latency of the baseline over that of the pruned net."}
 INDEX = """\
@@ -176,12 +177,14 @@ RECONSTRUCTED = """\
 *Reconstruction*: "in part" where method or recipe had to be filled in; the page says what is known and what is not.
 
 """
+STANDING = "The paper's claims here: {}. What these words mean stands on the [first page](README.md)."
 SECTIONS = {
     "full": ("The paper's rows", "The paper's claims beside our runs of the whole recipe."),
     "changed": ("Changed runs", "Runs of a row with something else than its file says, shown under *setting*."),
     "short": ("Short runs", "Fewer epochs than the paper's (`?`: the recipe does not say how many those are), or fewer "
                             "images: not comparable with the claims, and never mixed with the runs above."),
-    "own": ("Rows of our own (no claim of the paper)", "What they ran stands under *epochs* and in *Runs* below.")}
+    "own": ("Rows of our own (no claim of the paper)", "Controls, which *Controls* sets beside the claims, and what "
+                                                       "we tried besides.")}
 BESIDE = "Rows of other folders that this page is to be read with: the same runs serve several pages."
 CONTROL = f"""\
 What simpler means reach with the same model, data and budget: {'; '.join(f'*{n}*: {w}' for n, w in CONTROLS.items())}.
@@ -203,15 +206,16 @@ def page(paper: str, about: dict, rows: list[Row], lines: list[Line], others: li
                  for row in wanted if row.id not in ran_here]
         here.sort(key=lambda line: line.row.id)
         if here:
-            parts += [f"## {title if any(row.claim for row in rows) else 'Rows'}", text]
-            parts += [table([cells(line, paper) for line in here])
-                      for cells in ([compared] if name == "own" else [accuracy, cost])]
+            parts += [f"## {title}", text] if any(row.claim for row in rows) else ["## Rows"]
+            parts += [table([(compared if name == "own" else accuracy)(line, paper) for line in here]),
+                      sizes([line for line in here if line.runs or line.row.claim], paper)]
         if wanted:
             parts.append(table([source(row, paper) for row in wanted]))
     if claimed := [row for row in rows if row.claim]:
         parts += ["## Controls", CONTROL, *controls(claimed, rows, lines, others, paper)]
     if others:
         parts += ["## Beside other methods", BESIDE, table([compared(line, paper) for line in others]),
+                  sizes([line for line in others if line.runs], paper),
                   table([source(row, paper) for row in {line.row.id: line.row for line in others}.values()])]
     if sparse := [norms(line, norm[run["key"]], paper) for line in [*lines, *others] for run in line.runs
                   if run["key"] in norm]:
@@ -224,7 +228,10 @@ def page(paper: str, about: dict, rows: list[Row], lines: list[Line], others: li
                   table([ran(run) for run in runs])]
     guide = GUIDE.format(paper=paper) + "".join(
         f"- {text}\n" for mark, text in HINTS.items() if any(re.search(mark, part) for part in parts))
-    return "\n\n".join(part.strip() for part in [*head(paper, about), guide, *parts] if part.strip()) + "\n"
+    stand = [standing(row, [line for line in lines if line.row is row]) for row in rows if row.claim]
+    told = ", ".join(f"{stand.count(name)} {title}" for name, title in STANDINGS.items() if name in stand)
+    first = [*head(paper, about), STANDING.format(told) if told else "", guide]
+    return "\n\n".join(part.strip() for part in [*first, *parts] if part.strip()) + "\n"
 
 
 def controls(claimed: list[Row], rows: list[Row], lines: list[Line], others: list[Line], paper: str) -> list[str]:

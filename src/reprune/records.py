@@ -99,7 +99,7 @@ RUNS = f"""
         {', '.join(f'{said(f"{net}.{what}", "DOUBLE")} AS {net}_{what}'
                    for net in ("baseline", "pruned") for what in ("params", "macs", "latency_ms"))},
         {said('latency.device')} || ', batch ' || {said('latency.batch_size')} || ', ' || {said('latency.threads')}
-            || ' threads' AS machine,
+            || if({said('latency.threads')} = '1', ' thread', ' threads') AS machine,
         coalesce({said('env.git')}, 'unknown') AS commit, coalesce({said('env.torch')}, 'unknown') AS torch,
         list_sum(map_values(try_cast({said('seconds', 'JSON')} AS MAP(VARCHAR, DOUBLE)))) AS seconds,
         json_merge_patch({said('config')}, '{patch()}')::VARCHAR AS config,

@@ -77,11 +77,6 @@ def described(line: Line, paper: dict) -> dict:
     return {"title": line.row.title, "claim": line.row.claim, "about": about, "values": {n: values[n] for n in OF_ROW}}
 
 
-def series(method: str | None, config: dict) -> str:
-    """The name of a line's points in the plot: its method; widths that were trained from fresh weights stand apart."""
-    return (method or "unknown") + " from scratch" * bool(config.get("recipe.recover.from_scratch"))
-
-
 def otherwise(line: Line) -> list[list]:
     """[name, what the row's file says, what was run], where they differ."""
     row = line.row
@@ -109,7 +104,7 @@ def content(root: Path, errors: list[str]) -> dict:
                 for run in line.runs]
         config = configs.tree(nested(line.config)) if line.runs else None
         verdict = kind(e["verdict"]) if e["verdict"] else None
-        table.append([at[line.row.id], cells, said(series(e["method"], line.config)), said(verdict), runs, config,
+        table.append([at[line.row.id], cells, said(line.series), said(verdict), runs, config,
                       [changes.index(change) for change in otherwise(line)]])
     about = [described(found.lines[row.id][0], found.about[row.id.split("/")[0]]) for row in rows]
     return {"columns": OF_LINE, "text": text, "texts": texts.items, "configs": configs.items,

@@ -41,6 +41,13 @@ class Line:
     verdict: str = ""
 
     @property
+    def series(self) -> str:
+        """Its method; widths that were trained from fresh weights stand apart."""
+        method = self.stats.get("method") or self.row.choices.get("method", "unknown")
+        config = self.config if self.runs else self.row.config
+        return method + " from scratch" * bool(config.get("recipe.recover.from_scratch"))
+
+    @property
     def given(self) -> bool:
         return self.stats["source"] != "trained here"
 

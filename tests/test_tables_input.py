@@ -1,0 +1,120 @@
+"""Bad input of tables is one line that names file and field; the rest is built, the exit status is 1."""
+
+import json
+
+import pytest
+from project import FULL, claim, project, record, section, tables
+
+from reprune.tables import main
+
+
+@pytest.fixture
+def root(tmp_path):
+    return project(tmp_path)
+
+
+@pytest.mark.parametrize(("stated", "told"), [
+    ("baseline: 93.04", "claim must state what a run can be held against"),
+    ("setting: little loss", "claim must state what a run can be held against"),
+    ("delta: small", "claim.delta must be points, not 'small'"),
+    ("better_than_baseline: false", "claim.better_than_baseline must be true, not False"),
+    ("pruned: 36.7, metric: ap", "claim.metric must be top1 or top5, not 'ap'"),
+    ("params_drop_min: 120", "claim.params_drop_min must be percent, not 120"),
+    ("params_ratio: 0.5", "claim.params_ratio must be 1 or more, not 0.5"),
+    ("delta: -1, setting: 3", "claim.setting must be text, not 3"),
+    ("macs_drop: 50, derived: macs_drop", "claim.derived must be list of texts, not 'macs_drop'"),
+    ("macs_drop: 50, derived: [params_drop]", "claim.derived names 'params_drop', which is no number of the claim"),
+    ("baseline: 93.04, pruned: 92.54, delta: -0.52", "claim.delta -0.52 contradicts pruned - baseline = -0.50"),
+    ("baseline: 93, pruned: 92, better_than_baseline: true", "better_than_baseline or no_accuracy_loss contradicts"),
+    ("delta: -0.1, no_accuracy_loss: true", "better_than_baseline or no_accuracy_loss contradicts"),
+    ("macs_drop: 50, macs_drop_min: 40", "claim.macs_drop contradicts its own bound"),
+    ("macs_drop: 50, macs_ratio_min: 2", "claim.macs_drop contradicts its own bound"),
+    ("macs_drop_min: 50, macs_drop_max: 40", "claim.macs_drop_min 50 contradicts macs_drop_max 40"),
+    ("macs_ratio: 3, macs_drop: 60, derived: [macs_drop]", "claim.macs_drop 60 is not the 66.67 of its ratio"),
+    ("delta: -1, flops: 3", "claim.flops is unknown, allowed: source, provenance"),
+])
+def test_a_bad_claim_is_one_line_and_the_rest_is_built(root, capsys, stated, told):
+    claim(root, stated)
+    record(root, row="B")
+    text = tables(root, rc=1)
+    error = capsys.readouterr().err
+    assert error.startswith("error: experiments/some2020/A.yaml: claim") and told in error and error.count("\n") == 1
+    assert set(section(text, FULL)) == {"B"}
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"schema": 2}, "schema must be 1"),
+    ({"status": "running"}, "status 'done'"),
+    ({"pruned__top1": None}, "pruned.top1 must be percent, not None"),
+    ({"pruned__top1": float("nan")}, "pruned.top1 must be percent, not nan"),
+    ({"pruned__top1_best": "high"}, "pruned.top1_best must be percent or null, not 'high'"),
+    ({"baseline__params": 0}, "baseline.params must be positive, not 0"),
+    ({"baseline": [1, 2]}, "baseline.source must be text, not None"),
+    ({"seed": True}, "seed must be count, not True"),
+    ({"epochs": {"recover": 1}}, "epochs must be counts"),
+    ({"config__recipe": "some2020"}, "config.recipe must be mapping"),
+    ({"pruned__top1_before_recovery": 101}, "pruned.top1_before_recovery must be percent or null, not 101"),
+    ({"group_norms": [1.0]}, "group_norms must be lists of norms or null, not [1.0]"),
+    ({"group_norms": {}}, "group_norms must be lists of norms or null, not {}"),
+    ({"group_norms": {"conv1": 1.0}}, "group_norms must be lists of norms or null"),
+    ({"group_norms": {"conv1": []}}, "group_norms must be lists of norms or null"),
+    ({"group_norms": {"conv1": [1.0, -0.1]}}, "group_norms must be lists of norms or null"),
+    ({"group_norms": {"conv1": [float("nan")]}}, "group_norms must be lists of norms or null"),
+    ({"experiment": None}, "experiment must be text, not None"),
+    ({"experiment": "some2020/C"}, "experiment 'some2020/C' has no file experiments/some2020/C.yaml"),
+    ({"key": "../evil"}, None),
+])
+def test_a_bad_record_is_named_and_the_rest_is_built(root, capsys, changes, told):
+    record(root, row="B", key="00000000000000aa")
+    bad = record(root, key="00000000000000bb")
+    content = json.loads(bad.read_text())
+    bad.unlink()
+    if "key" in changes:                    # a file that is not named by its key
+        bad.write_text(json.dumps({**content, **changes}))
+        told = "key '../evil' must be the name of the file"
+    else:
+        record(root, key="00000000000000bb", **changes)
+    text = tables(root, rc=1)
+    error = capsys.readouterr().err
+    assert error.startswith("error: results/runs/00000000000000bb.json: ") and told in error and error.count("\n") == 1
+    assert section(text, FULL)["B"][0]["our Δ"] == "-1.00" and "bb.json" not in text
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1]", "null", '"3"', "\x00\xff"])
+def test_a_file_that_is_no_record(root, capsys, text):
+    record(root)
+    (root / "results/runs/foreign.json").write_text(text)
+    assert "-1.00" in tables(root, rc=1)
+    error = capsys.readouterr().err
+    assert error.startswith("error: results/runs/foreign.json: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("old", "new", "told"), [
+    (", source: Table 1", "", "claim.source must be text, not None"),
+    (", provenance: paper", "", "claim.provenance must be text, not None"),
+    ("source: Table 1", "source: ''", "claim.source must be text, not ''"),
+    ("93.04", "high", "claim.baseline must be percent, not 'high'"),
+    ("macs_drop", "mac_drop", "claim.mac_drop is unknown"),
+    ("claim: {", "claim: 3 #", "claim must be mapping, not 3"),
+    ("experiments=some2020/A", "experiments=some2020/B", "must name experiments=some2020/A"),
+    ("claim: {", "claim: [", "content cannot be read"),
+])
+def test_a_bad_row_is_named_and_the_rest_is_built(root, capsys, old, new, told):
+    record(root)
+    record(root, row="B")
+    file = root / "experiments/some2020/A.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    text = tables(root, rc=1)
+    error = capsys.readouterr().err
+    assert error.startswith("error: experiments/some2020/A.yaml: ") and told in error and error.count("\n") == 1
+    assert set(section(text, FULL)) == {"B"}
+
+
+def test_a_paper_nobody_described_and_a_root_without_experiments(root, tmp_path_factory, capsys):
+    (root / "experiments/papers.yaml").write_text("other: {}\n")
+    assert tables(root, rc=1).startswith("# some2020\n")
+    assert capsys.readouterr().err == (
+        "error: experiments/papers.yaml: some2020 must be a mapping with title, authors, venue\n")
+    assert main(["--root", str(tmp_path_factory.mktemp("empty"))]) == 1
+    assert "error: experiments: no row" in capsys.readouterr().err

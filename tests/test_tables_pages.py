@@ -1,0 +1,185 @@
+"""What pages show around the rows of a paper: rows of other folders, group norms, the index; what --check finds."""
+
+from pathlib import Path
+
+import pytest
+from project import CLAIM, FULL, ROW, index, project, record, section, tables
+
+from reprune.tables import main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return project(tmp_path)
+
+
+# ---------------------------------------------------------------- what papers.yaml adds
+
+BESIDE = "Beside other methods"
+
+
+def describe(root, fields):
+    (root / "experiments/papers.yaml").write_text(f"some2020: {{title: Some Paper, {fields}}}\nour: {{title: Ours}}\n")
+
+
+@pytest.fixture
+def controls(root):
+    """Rows of a folder of our own, one of them run twice."""
+    (root / "experiments" / "our").mkdir()
+    for name in ("net-l1", "net-random", "wide-l1"):
+        text = ROW.format(name=name).replace("some2020/", "our/").replace("method: l1", f"method: {name.split('-')[1]}")
+        (root / f"experiments/our/{name}.yaml").write_text(text)
+    for seed, top1 in ((0, 92.0), (1, 91.0)):
+        record(root, seed=seed, top1=top1, experiment="our/net-l1", paper_epochs=None)
+    return root
+
+
+def test_rows_of_other_folders_stand_beside(controls):
+    describe(controls, "beside: [our/net-random, our/*-l1]")
+    text = tables(controls)
+    rows = section(text, BESIDE)
+    assert list(rows) == ["our/net-l1", "our/net-random", "our/wide-l1"]
+    numbers, cost, source = rows["our/net-l1"]
+    assert numbers["row"] == "[our/net-l1](../experiments/our/net-l1.yaml)" and numbers["method"] == "l1"
+    assert numbers["baseline → pruned"] == "93.00 → 91.50 ± 0.71" and numbers["Δ"] == "-1.50"
+    assert numbers["seeds"] == "2" and numbers["runs"].count("](runs/") == 2 and cost["runs"] == numbers["runs"]
+    assert source["command"] == "`python run.py experiments=our/net-l1`"
+    assert rows["our/net-random"][0]["method"] == "random"
+    assert rows["our/net-random"][0]["baseline → pruned"] == "not run"
+    assert "## Runs" not in text                            # those of the page's own rows
+    own = (controls / "results/our.md").read_text()         # and the folder itself is as it was
+    assert section(own, "Rows")["net-l1"][0]["Δ"] == "-1.50" and BESIDE not in own and "no claim" not in own
+    assert {paper: line["runs"] for paper, line in index(controls).items()} == {"our": "2", "some2020": "0"}
+
+
+def test_a_row_stands_beside_once_and_never_beside_its_own_folder(controls):
+    describe(controls, "beside: ['*/net-l1', 'our/net-*', '*/*1', '*/A']")
+    (controls / "experiments/our/A.yaml").write_text(ROW.format(name="A").replace("some2020/", "our/") + CLAIM)
+    rows = section(tables(controls), BESIDE)
+    assert {name: len(lines) for name, lines in rows.items()} == {          # numbers, source; sizes where it has run
+        "our/A": 2, "our/net-l1": 3, "our/net-random": 2, "our/wide-l1": 2}
+    assert rows["our/A"][1]["claim from"] == "Table 1 (paper)"
+
+
+@pytest.mark.parametrize(("fields", "told"), [
+    ("beside: [our/net-*, our/nut-*]", "some2020.beside 'our/nut-*' matches no row of another folder"),
+    ("beside: [some2020/A]", "some2020.beside 'some2020/A' matches no row of another folder"),
+    ("beside: our/net-l1", "some2020.beside must be list of texts, not 'our/net-l1'"),
+    ("beside: [3]", "some2020.beside must be list of texts, not [3]"),
+    ("arxiv: 1608.08710", "some2020.arxiv must be text, not 1608.0871"),
+    ("reconstruction: true", "some2020.reconstruction must be text, not True"),
+    ("besides: [our/net-l1]", "some2020.besides is unknown, allowed: title, authors"),
+])
+def test_a_bad_description_is_one_line_and_the_rest_is_built(controls, capsys, fields, told):
+    describe(controls, fields)
+    text = tables(controls, rc=1)
+    error = capsys.readouterr().err
+    assert error.startswith("error: experiments/papers.yaml: some2020.") and told in error and error.count("\n") == 1
+    assert set(section(text, FULL)) == {"A", "B"} and BESIDE not in text
+    assert (controls / "results/our.md").read_text().startswith("# Ours\n")
+
+
+def test_a_reconstruction_is_marked_on_its_page_and_in_the_index(root):
+    record(root)
+    tables(root)
+    assert "econstruction" not in (root / "results/README.md").read_text()
+    describe(root, "authors: A. Someone, doi: 10.1/23, note: A note., reconstruction: The formula is ours.")
+    text = tables(root)
+    assert text.split("\n\n")[:4] == [
+        "# Some Paper", "A. Someone, [doi:10.1/23](https://doi.org/10.1/23)",
+        "**Reconstruction.** The formula is ours.", "A note."]
+    assert "*Reconstruction*: " in (root / "results/README.md").read_text()
+    assert index(root)["some2020"]["reconstruction"] == "in part"
+
+
+# ---------------------------------------------------------------- group norms
+
+NORMS = "Group norms after sparse training"
+
+
+def sparse(root, norms, weight=None, **changes):
+    penalties = {} if weight is None else {"penalties": {"hgsr": {"kind": "group_lasso", "weight": weight}}}
+    method = {"name": "l1", "allocation": {"rates": {"1": 0.5}}, **penalties}
+    return record(root, group_norms=norms, config__method=method, **{"epochs__sparse": 5, **changes})
+
+
+def test_group_norms_show_what_sparse_training_emptied(root):
+    layers = {"conv1": [2.0, 0.019, 0.005, 0.0], "conv2": [0.004, 0.5]}
+    key = sparse(root, layers, weight=0.001).stem
+    line = section(tables(root), NORMS)["A"][0]
+    assert line == {"row": "[A](../experiments/some2020/A.yaml)", "model": "net", "penalty's weight": "hgsr 0.001",
+                    "seed": "0", "sparse epochs": "5", "groups": "6", "largest": "2", "median": "0.012",
+                    "% below 1 % of the layer's largest": "66.7", "% below 0.01": "50.0",
+                    "run": f"[{key[:8]}](runs/{key}.json)"}
+
+
+def test_plain_training_stands_next_to_the_sparse_runs_of_its_net(root):
+    sparse(root, {"conv1": [1.0, 0.001]}, weight=0.001, row="B", model="deep", seed=1)
+    sparse(root, {"conv1": [1.0, 0.001]}, weight=0.001, seed=1)
+    sparse(root, {"conv1": [1.0, 0.9]}, weight=0.0)
+    sparse(root, {"conv1": [0.0, 0.0]}, row="own-half", model="deep")
+    record(root, row="B")                                   # not trained sparse: not listed
+    text = tables(root).split(f"## {NORMS}")[1].split("## Runs")[0]
+    lines = [[c.strip() for c in line.split("|")] for line in text.splitlines() if line.startswith("|")][2:]
+    assert [(c[2], c[4], c[-4]) for c in lines] == [
+        ("deep", "hgsr 0.001", "50.0"), ("deep", "", "100.0"),
+        ("net", "hgsr 0.0", "0.0"), ("net", "hgsr 0.001", "50.0")]
+    assert [c[3] for c in lines[2:]] == ["`method.penalties.hgsr.weight=0.0`", "`method.penalties.hgsr.weight=0.001`"]
+
+
+def test_a_page_without_sparse_training_has_no_group_norms(root):
+    record(root, group_norms=None)
+    record(root, seed=1)
+    assert NORMS not in tables(root)
+
+
+def test_group_norms_of_rows_beside_are_shown_too(controls):
+    describe(controls, "beside: [our/net-random]")
+    sparse(controls, {"conv1": [1.0]}, experiment="our/net-random", method="random", paper_epochs=None)
+    assert list(section(tables(controls), NORMS)) == ["our/net-random"]
+
+
+def test_index_counts_claims_once_and_by_their_weakest_verdict(root):
+    record(root, top1=93.0, config__recipe__recover__lr=0.01)
+    record(root, row="B", epochs__recover=1)
+    tables(root)
+    assert index(root)["some2020"] == {
+        "paper": "[Some Paper](some2020.md)", "venue": "CONF 2020", "claims": "2", "reproduced": "1", "within x": "0",
+        "off by x": "0", "not comparable": "0", "changed only": "0", "short only": "1", "not run": "0",
+        "own rows run": "0", "runs": "2"}
+    text = (root / "results/some2020.md").read_text()
+    assert "\n\nThe paper's claims here: 1 reproduced, 1 short only. What these words mean" in text
+    record(root, top1=91.0)                                 # another setting of A
+    record(root, top1=93.0, epochs__recover=1, config__recipe__recover__lr=0.01, seed=1)        # adds nothing
+    tables(root)
+    assert (index(root)["some2020"]["reproduced"], index(root)["some2020"]["off by x"]) == ("0", "1")
+
+
+def test_check_passes_on_what_was_written_and_changes_nothing(root, capsys):
+    record(root)
+    text = tables(root)
+    files = {f: f.stat().st_mtime_ns for f in root.rglob("*")}
+    assert main(["--check", "--root", str(root)]) == 0 and capsys.readouterr().err == ""
+    assert files == {f: f.stat().st_mtime_ns for f in root.rglob("*")} and tables(root) == text
+
+
+@pytest.mark.parametrize("what", ["record gone", "number edited", "claim edited", "table gone"])
+def test_check_names_what_differs(root, capsys, what):
+    file, table, row = record(root), root / "results/some2020.md", root / "experiments/some2020/A.yaml"
+    tables(root)
+    if what == "record gone":
+        file.unlink()
+    elif what == "number edited":
+        table.write_text(table.read_text().replace("92.00", "93.00"))
+    elif what == "claim edited":
+        row.write_text(row.read_text().replace("93.04", "93.05"))
+    else:
+        table.unlink()
+    assert main(["--check", "--root", str(root)]) == 1
+    assert "results/some2020.md differs from what the records say: run make tables" in capsys.readouterr().err
+
+
+def test_committed_tables_are_what_the_committed_records_say(capsys):
+    assert main(["--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err
