@@ -5,7 +5,7 @@ CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults tables figures report bench check clean
+.PHONY: help setup demo test faults tables figures report bench campaign check clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ report: setup    ## results/index.html: all results on one page to search, sort 
 
 bench: setup    ## results/bench.md: speed beside that of peers, measured in one run
 	$(BIN)/python bench/run.py
+
+MINUTES ?= 25
+campaign: setup    ## rows that have not run, in order of value, for MINUTES=25; WITH="--rows 'li2017/*' --at-once 2"
+	$(BIN)/python experiments/campaign.py --minutes $(MINUTES) $(WITH)
 
 check: setup    ## style
 	$(BIN)/ruff check .

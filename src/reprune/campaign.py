@@ -147,8 +147,9 @@ def find(root: Path, patterns: Sequence[str], seeds: Sequence[int],
                     what = [f"experiments={row.id}", QUIET, *overrides, f"seed={seed}"]
                     cfg = compose(what)
                     store = Store(cfg)
-                    job = Job(row.id, seed, whole(row, cfg), frozenset(controls[row.id]),
-                              overrides=what, work=look(cfg), store=store)
+                    work = look(cfg)
+                    job = Job(row.id, seed, whole(row, cfg, work), frozenset(controls[row.id]), overrides=what,
+                              work=work, store=store)
                     if not cfg.model.weights:
                         job.baseline = store.root / "baselines" / baseline_key(store.config)
                     job.refresh()
@@ -159,13 +160,13 @@ def find(root: Path, patterns: Sequence[str], seeds: Sequence[int],
     return jobs, dict(skipped)
 
 
-def whole(row: Row, cfg: DictConfig) -> bool:
+def whole(row: Row, cfg: DictConfig, work: Work) -> bool:
     """Is this a paper's row as its file says, with as many epochs and images as the paper has?"""
-    recipe, paper = cfg.recipe, cfg.recipe.paper_epochs
+    paper = cfg.recipe.paper_epochs
     if row.claim is None or paper is None or cfg.dataset.limit is not None:
         return False
     stages = [stage for stage in STAGES if stage != "baseline" or not cfg.model.weights]
-    epochs = {stage: recipe[stage].epochs if recipe[stage] is not None else 0 for stage in stages}
+    epochs = {**work.epochs, "recover": cfg.recipe.recover.epochs}         # without those between rounds
     config = json.loads(json.dumps(OmegaConf.to_container(cfg, resolve=True)))
     return (all(epochs[stage] == paper[stage] for stage in stages)
             and not departures(row, {group: cfg[group].name for group in GROUPS}, flat(config)))

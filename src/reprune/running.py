@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -134,7 +135,8 @@ class Campaign:
     def start(self, job: Job, slot: int) -> None:
         log = job.store.root / "campaign" / f"{job.store.key}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1",
+               "REPRUNE_ROOT": str(self.root)}
         if job.work.device == "cuda" and job.store.config["trainer"]["devices"] == 1:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             gpus = list(map(str, range(torch.cuda.device_count()))) if visible is None else visible.split(",")
@@ -143,7 +145,8 @@ class Campaign:
         with log.open("a", encoding="utf-8") as file:
             process = subprocess.Popen(
                 [sys.executable, str(self.root / "run.py"), *job.overrides], env=env, stdin=subprocess.DEVNULL,
-                stdout=file, stderr=subprocess.STDOUT, process_group=0)       # Ctrl-C comes to this process alone
+                stdout=file, stderr=subprocess.STDOUT, process_group=0,       # Ctrl-C comes to this process alone
+                preexec_fn=leave_with_parent)
         job.state = RUNNING
         self.runs.append(Run(job, process, log, slot, time.monotonic()))
 
@@ -246,13 +249,19 @@ class Campaign:
         todo = [job for job in self.jobs if job.state in (TODO, STOPPED)]
         print(f"{states.count(DONE)} done, {states.count(STOPPED)} stopped, {states.count(FAILED)} failed, "
               f"{before} done before, {len(todo) - states.count(STOPPED)} not begun; "
-              f"about {sum(map(self.time, todo)) / 3600:.1f} hours left, one by one")
+              f"about {sum(map(self.time, todo)) / 60:.0f} minutes left, one by one")
         if todo or FAILED in states:
             print(f"next     {shlex.join(['python', 'experiments/campaign.py', *argv])}")
         if self.args.out:
             out = shlex.quote(str(self.args.out))
             print(f"take in  cat {out}/records.tar.* | tar -x; cat {out}/state.tar.* | tar -x     # where run.py lies")
         return int(FAILED in states)
+
+
+def leave_with_parent() -> None:
+    """In a new process: even a campaign that is killed leaves no run behind; Linux tells it, and it saves."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)                # 1: PR_SET_PDEATHSIG
 
 
 def last_line(log: Path, status: int) -> str:

@@ -1,0 +1,274 @@
+"""Campaigns: what comes first, what is left out and why, and that stopping, carrying and going on changes no result."""
+
+import importlib.metadata
+import io
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+import venv
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EPOCHS, ROOT, TINY
+from safetensors.torch import load_file
+from test_resume import result
+
+from reprune.bundle import SPARED, pack, packages, write_tar
+from reprune.campaign import Job, find, order
+from reprune.errors import UserError
+from reprune.pipeline import run
+from reprune.running import Campaign
+from reprune.throughput import Throughput
+
+ROW = """\
+# @package _global_
+# {title}.    python run.py experiments=some2020/{name}
+defaults:
+  - override /model: resnet8
+  - override /dataset: digits
+  - override /method: {method}
+  - override /recipe: smoke
+method: {{allocation: {{rate: {rate}}}}}
+recipe: {{paper_epochs: {{baseline: 1, sparse: 0, recover: {paper}}}, baseline: {{epochs: 1}}, recover: {{epochs: 1}}}}
+"""
+CLAIM = "claim: {baseline: 93.04, pruned: 93.06, source: Table 1, provenance: paper}\n"
+ROWS = {"A": ("l1", 0.5, 1, CLAIM), "A-random": ("random", 0.5, 1, ""), "short": ("l1", 0.25, 40, CLAIM),
+        "own": ("l1std", 0.5, 1, ""), "1-percent": ("l1", 0.01, 1, "")}       # of so few filters, 1 % is none
+SMALL = [o for o in TINY if not o.startswith("model=")]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A paper on the digits, with the program; `places` are the overrides that keep all it writes in it."""
+    folder = tmp_path / "project"
+    (folder / "experiments/some2020").mkdir(parents=True)
+    (folder / "experiments/papers.yaml").write_text("some2020: {title: Some Paper, venue: CONF 2020}\n")
+    for name, (method, rate, paper, claim) in ROWS.items():
+        text = ROW.format(title=f"Row {name}", name=name, method=method, rate=rate, paper=paper) + claim
+        (folder / f"experiments/some2020/{name}.yaml").write_text(text)
+    for name in ("run.py", "pyproject.toml", "experiments/campaign.py"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    (folder / "src").symlink_to(ROOT / "src")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return folder
+
+
+def arguments(root, *argv):
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("campaign_command", root / "experiments/campaign.py")
+    command = module_from_spec(spec)
+    spec.loader.exec_module(command)
+    return command.arguments([*argv])
+
+
+def campaign(root, *argv):
+    return Campaign(root, arguments(root, "--minutes", "9", *argv), time.monotonic())
+
+
+SECONDS = {"A": 50, "A-random": 40, "short": 10, "own": 5, "1-percent": 20}
+
+
+def planned(jobs, left, seconds=SECONDS):
+    return [(job.row.removeprefix("some2020/"), job.seed)
+            for job in order(jobs, left, lambda job: seconds[job.row.removeprefix("some2020/")])]
+
+
+def test_claims_come_first_then_their_controls_their_seeds_and_other_rows(project):
+    jobs, skipped = find(project, ["*"], [0, 1], ["logger=none"])
+    assert not skipped and {job.row for job in jobs if job.claimed} == {"some2020/A"}      # short: 1 epoch of 40
+    rows = {job.row.removeprefix("some2020/"): job for job in jobs}
+    assert rows["A-random"].controls == {"some2020/A"} and not rows["own"].controls
+    rest = [("own", 0), ("short", 0), ("1-percent", 0), ("own", 1), ("short", 1), ("1-percent", 1)]
+    assert planned(jobs, 60) == [("A", 0), ("A-random", 0), ("A-random", 1), ("A", 1), *rest]
+    late = planned(jobs, 45)                                      # the claim does not fit any more
+    assert late[:4] == [("own", 0), ("short", 0), ("1-percent", 0), ("A-random", 0)]
+    assert late[-2:] == [("A", 0), ("A", 1)]
+
+
+def test_what_is_half_done_comes_first_and_rows_without_a_record_before_others():
+    def plan(**changes):
+        jobs = [Job(row, seed) for row in ("own", "short", "1-percent") for seed in (0, 1)]
+        for job in jobs:
+            for name, of in changes.items():
+                found = (job.row, job.seed) in of
+                setattr(job, name, ("done" if found else job.state) if name == "state" else found)
+        return planned(jobs, 60)
+
+    plain = [("own", 0), ("short", 0), ("1-percent", 0), ("own", 1), ("short", 1), ("1-percent", 1)]
+    assert plan() == plain
+    assert plan(begun={("short", 1)})[0] == ("short", 1)
+    assert plan(recorded={("own", 0), ("own", 1)})[:3] == [("short", 0), ("1-percent", 0), ("own", 0)]
+    assert plan(state={("own", 0)}) == [("short", 0), ("1-percent", 0), ("own", 1), ("short", 1), ("1-percent", 1)]
+
+
+@pytest.mark.parametrize(("override", "why"), [
+    ("dataset=cifar10", "cifar-10-batches-py is missing"), ("dataset=tinyimagenet", "200/train is missing"),
+    ("model.weights=lost.th", "model.weights: no file at"), ("recipe=fast", "Could not find 'recipe/fast'")])
+def test_rows_that_cannot_run_here_are_told_in_one_line(override, why, project, capsys):
+    jobs, skipped = find(project, ["some2020/A*"], [0, 1], [override, f"data_dir={project}/nowhere"])
+    (told, rows), = skipped.items()
+    assert not jobs and why in told and "\n" not in told and rows == ["some2020/A-random", "some2020/A"]
+    assert not (project / "nowhere").exists()
+    with pytest.raises(UserError, match="no row can run here"):
+        campaign(project, override, f"data_dir={project}/nowhere")
+    assert capsys.readouterr().out.count(why) == 1
+
+
+def test_a_pattern_without_a_row_is_named(project):
+    with pytest.raises(UserError, match=r"'other/\*' matches no row; the rows are: .*some2020/A"):
+        find(project, ["some2020/A", "other/*"], [0], [])
+
+
+@pytest.mark.parametrize("argv", [["--minutes", "0"], ["--minutes", "1", "--seeds", "x"], ["--minutes", "1", "wrong"],
+                                  ["--minutes", "1", "--at-once", "0"], []])
+def test_bad_arguments_are_told(argv, project, capsys):
+    with pytest.raises(SystemExit):
+        arguments(project, *argv)
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_time_is_what_runs_of_this_device_took(project):
+    (job,), _ = find(project, ["some2020/A"], [0], ["logger=none"])
+    work = job.work
+    record = {"env": {"device": "cpu", "threads": 1}, "experiment": "other", "config": {"dataset": work.dataset},
+              "baseline": {"macs": work.macs}, "epochs": {"baseline": 1, "sparse": 3, "recover": 1},
+              "seconds": {"baseline": 0.0, "sparse": 30, "recover": 10, "prune": 3, "measure": 4}}
+    took = Throughput({"device": "cpu", "threads": 1}, [job], start=2)
+    took.learn({**record, "env": {"device": "cpu", "threads": 8}})
+    assert not took.rates                                         # another machine
+    took.learn(record)
+    measured = 10 * work.tested / (3 * work.images)               # an epoch took 10 s; its images count three times
+    assert took(job) == pytest.approx(2 + 20 + measured)          # a baseline and a recovery of an epoch each
+    took.learn({**record, "experiment": job.row})
+    assert took(job) == pytest.approx(2 + 20 + 7)
+
+
+def bare_machine(folder: Path) -> Path:
+    """A Python that has torch, torchvision, what they need and what a bundle brings; nothing else. -> its executable"""
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for name in packages(ROOT, without=SPARED):
+        there = importlib.metadata.distribution(name)
+        for top in {Path(file).parts[0] for file in there.files if ".." not in Path(file).parts}:
+            if not (site / top).exists():
+                (site / top).symlink_to(there.locate_file(top))
+    return folder / "bin/python"
+
+
+def wait_for(file: Path, after: int = 0) -> int:
+    """-> when it was written, which is later than `after`"""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if file.is_file() and file.stat().st_mtime_ns > after:
+            return file.stat().st_mtime_ns
+        time.sleep(0.05)
+    raise AssertionError(f"{file} is not written")
+
+
+LONG = [*SMALL, *EPOCHS, "recipe.recover.epochs=16"]
+
+
+def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_same_result(
+        project, configure, one_thread, tmp_path, monkeypatch, capsys):
+    whole = run(configure("model=resnet8", "method=l1", "method.allocation.rate=0.5", *LONG, tiny=False))
+    python = bare_machine(tmp_path / "bare")
+    absent = f"from importlib.util import find_spec; print(*filter(find_spec, {[*SPARED, 'reprune']}))"
+    assert subprocess.run([python, "-c", absent], capture_output=True, text=True, check=True).stdout == "\n"
+    pack(project, tmp_path / "bundle", part=0.25)
+    env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    subprocess.run(["sh", tmp_path / "bundle/unpack.sh", "there"], cwd=tmp_path, env=env, check=True)
+
+    there, same = tmp_path / "there", ["--seeds", "0", *LONG]
+    command = [python, "experiments/campaign.py", "--minutes", "9", "--rows", "some2020/A,some2020/1-percent"]
+    first = subprocess.Popen([*command, "--out", "brought", *same], cwd=there, env=env, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    saved = Path("outputs") / whole["key"] / "stages/recovered-0.ckpt"
+    wait_for(there / saved)
+    first.send_signal(signal.SIGTERM)
+    said = first.communicate(timeout=120)[0]
+    assert first.returncode == 1 and "ended by SIGTERM" in said and "Traceback" not in said, said
+    assert "stopped  some2020/A seed 0: goes on next time (recovered-0)" in said
+    assert "failed   some2020/1-percent seed 0: error: " in said and "would remove no filter" in said
+    assert "0 done, 1 stopped, 1 failed, 0 done before, 0 not begun" in said
+
+    for file in sorted((there / "brought").iterdir()):
+        with tarfile.open(file) as tar:
+            tar.extractall(project, filter="data")
+    again = campaign(project, "--rows", "some2020/A", *same)
+    assert [job.begun for job in again.jobs] == [True]
+
+    def end_early() -> None:                                      # the deadline comes once there is more to lose
+        wait_for(saved, after=saved.stat().st_mtime_ns)
+        again.stop_at = time.monotonic()
+
+    threading.Thread(target=end_early, daemon=True).start()
+    assert again.run(["--minutes", "9"]) == 0 and again.ended[0].state == "stopped"
+    assert "goes on next time" in (said := capsys.readouterr().out) and "campaign.py --minutes 9" in said
+
+    last = campaign(project, "--rows", "some2020/A", "--out", "out", *same)
+    assert last.run([]) == 0 and [job.state for job in last.jobs] == ["done"]
+    record = last.jobs[0].store.finished()
+    names = ("config", "experiment", "claim", "code", "recipe", "paper_epochs")      # of the row, not of its result
+    assert {k: v for k, v in result(record).items() if k not in names} == {
+        k: v for k, v in result(whole).items() if k not in names}
+    a, b = (load_file(folder / whole["key"] / "net.safetensors") for folder in (Path("outputs"), tmp_path / "outputs"))
+    assert all(torch.equal(a[name], b[name]) for name in a | b)
+    with tarfile.open("out/records.tar.000") as tar:
+        assert tar.getnames() == [f"results/runs/{whole['key']}.json"]
+
+    once = campaign(project, "--rows", "some2020/A", *same)
+    assert once.run([]) == 0 and not once.ended and "1 done before" in capsys.readouterr().out
+
+
+def test_nothing_begins_when_there_is_no_time(project, capsys):
+    late = campaign(project, "--minutes", "0.01", "--seeds", "0", *LONG)
+    assert late.run([]) == 0 and not late.ended
+    assert "0 done, 0 stopped, 0 failed, 0 done before, 5 not begun" in capsys.readouterr().out
+    assert not list(project.glob("outputs/*/stages"))
+
+
+def test_a_bundle_is_cut_into_parts_and_holds_the_project_alone(project, tmp_path):
+    (project / "conf/__pycache__").mkdir()
+    (project / "conf/__pycache__/x.pyc").write_text("left behind")
+    (extra := tmp_path / "cifar").mkdir()
+    (extra / "batch").write_bytes(os.urandom(300_000))
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/bundle.tar.099").write_text("of an earlier, larger one")
+    said = pack(project, tmp_path / "bundle", part=0.1, also=[extra])
+    parts = sorted((tmp_path / "bundle").glob("bundle.tar.*"))
+    assert len(parts) > 3 and {p.stat().st_size for p in parts[:-1]} == {2**20 // 10}
+    with tarfile.open(fileobj=io.BytesIO(b"".join(p.read_bytes() for p in parts))) as tar:
+        names = set(tar.getnames())
+    some = {"run.py", "conf/config.yaml", "experiments/some2020/A.yaml", "src/reprune/pipeline.py", "cifar/batch"}
+    assert some <= names
+    assert not [n for n in names if "pycache" in n or "egg-info" in n or n.startswith(("outputs", "/"))]
+    assert all(f"in {p.name}" in said for p in parts) and "0.29  cifar" in said
+    with pytest.raises(UserError, match="--also .*lost: there is no such"):
+        pack(project, tmp_path / "bundle", part=1, also=[tmp_path / "lost"])
+
+
+def test_what_does_not_fit_is_left_out_and_named(tmp_path):
+    files = []
+    for name, size in (("a", 5000), ("b", 50_000), ("c", 3000)):
+        (tmp_path / name).write_bytes(bytes(size))
+        files.append((tmp_path / name, name))
+    made, left_out = write_tar(tmp_path / "out", "state.tar", files, part=8000, limit=40_000)
+    assert left_out == ["b"] and sum(file.stat().st_size for file in made) <= 40_000
+    with tarfile.open(fileobj=io.BytesIO(b"".join(file.read_bytes() for file in made))) as tar:
+        assert tar.getnames() == ["a", "c"]
+
+
+def test_the_packages_of_a_bundle_are_those_of_the_project_but_torch():
+    wanted = packages(ROOT)
+    assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "pytorch-lightning", "pymoo"} <= set(wanted)
+    assert not set(wanted) & {"torch", "torchvision", "triton", "wandb", "duckdb", "matplotlib", "sympy", "ruff", "ray"}
+    assert wanted["omegaconf"] == importlib.metadata.version("omegaconf")
+    assert "scipy" not in packages(ROOT, without=["torch", "SciPy", "scikit_learn", "pymoo"])
