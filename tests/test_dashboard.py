@@ -1,5 +1,7 @@
 """The dashboard shows what runs log, and records of runs without W&B can be sent to it as they are."""
 
+import base64
+import itertools
 import json
 import shutil
 import socket
@@ -145,17 +147,22 @@ def test_epochs_are_rows_in_the_order_of_the_stages():
 def test_online_records_arrive_once_and_the_dashboard_is_saved_as_the_dry_run_shows_it(
         online, root, tmp_path, monkeypatch, capsys):  # noqa: F811
     """Against a server of this test: that W&B's own shows the panels it does not prove."""
-    answer, saved, day = wandb_server._Handler._answer, {}, "2026-01-01T00:00:00Z"
+    answer, views, day, number = wandb_server._Handler._answer, {}, "2026-01-01T00:00:00Z", itertools.count()
 
     def extended(self, asked):
         given = asked.get("variables") or {}
         for kind in ("UpsertView2", "upsertView"):
             if f"mutation {kind}(" in asked["query"]:
-                saved[kind] = json.loads(given["spec"])
-                return {"upsertView": {"inserted": True, "view": {
-                    "id": kind, "name": given["name"], "type": "runs", "displayName": given["displayName"],
-                    "description": "", "spec": given["spec"], "createdAt": day, "updatedAt": day,
-                    "project": {"id": "p", "name": "mine", "entityName": "me"}}}}
+                key = given.get("id") or base64.b64encode(f"View:{next(number)}".encode()).decode()
+                views[key] = {"id": key, "kind": kind, "name": given["name"], "type": "runs",
+                              "displayName": given["displayName"], "description": "", "spec": given["spec"], "createdAt": day, "updatedAt": day,
+                              "project": {"id": "p", "name": "mine", "entityName": "me"}}
+                return {"upsertView": {"inserted": not given.get("id"), "view": views[key]}}
+        if "query View(" in asked["query"]:
+            nodes = [{"node": view} for view in views.values() if view["name"] == given["viewName"]]
+            return {"project": {"allViews": {"edges": nodes}}}
+        if "query SpecificReport(" in asked["query"]:
+            return {"view": next(view for key, view in views.items() if key == given["reportId"])}
         if "query GetDefaultEntity" in asked["query"]:
             return {"viewer": {"id": "v", "entity": "me"}}
         if "query GetProjects" in asked["query"]:
@@ -173,15 +180,21 @@ def test_online_records_arrive_once_and_the_dashboard_is_saved_as_the_dry_run_sh
     content = json.loads((root / "results" / "runs" / f"{OLD[0]}.json").read_text())
     content["curves"] = {"recover": {"loss": [2.0, 1.0], "top1": [50.0, 60.0]}}
     (records / f"{OLD[0]}.json").write_text(json.dumps(content))
-    for _ in range(2):
+    told = []
+    for again in range(3):
+        if again == 2:
+            del views[next(key for key, view in views.items() if view["kind"] == "UpsertView2")]       # a workspace
         assert main(["--project", "mine", "--from-records", "--results-dir", str(tmp_path / "results"),
                      "--output-dir", str(tmp_path / "out")]) == 0
         said = capsys.readouterr().out
+        told.append([line.split()[1] for line in said.splitlines()[-2:]])
         assert "W&B has 1 run of records" in said and f"report     {online.url}/me/mine/reports/" in said
         (lines,) = online.histories.values()
         assert list(online.histories) == [OLD[0]] and [
             lines[n]["recover/loss"] for n in sorted(lines) if "epoch" in lines[n]] == [2.0, 1.0]
-    expected = specs("mine", "me")
+        assert len(views) == 2                                    # no new ones
+    assert told[0] == told[1] and told[1][0] != told[2][0] and told[1][1] == told[2][1]
+    expected, saved = specs("mine", "me"), {view["kind"]: json.loads(view["spec"]) for view in views.values()}
     assert panels(saved["UpsertView2"]) == panels(expected["workspace"])
     assert panels(saved["upsertView"]) == panels(expected["report"])
     assert named(saved["upsertView"]) == named(expected["report"])

@@ -1,9 +1,10 @@
 """A W&B workspace and report with the panels that these runs are compared by.
 
-    python -m reprune.dashboard [--project reprune] [--entity E]        # saves a new workspace and a new report
+    python -m reprune.dashboard [--project reprune] [--entity E]        # saves a workspace and a report
     python -m reprune.dashboard --dry-run                               # prints what would be saved, needs no network
     python -m reprune.dashboard --from-records                          # first makes W&B runs of results/runs/*.json
 
+Their addresses are kept in <output-dir>/dashboard.json: the same command brings the same two up to date.
 The panels read what logger=wandb logs. WANDB_MODE=offline with --from-records writes the runs to the disk instead.
 """
 
@@ -13,10 +14,12 @@ import argparse
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from reprune.errors import UserError
+from reprune.files import write_json
 from reprune.results import STAGES, read_all, read_record
 
 TITLE = "Pruned nets beside the claims of their papers"
@@ -111,7 +114,21 @@ def login() -> None:
                         "--dry-run, and WANDB_MODE=offline for --from-records")
 
 
-def save(project: str, entity: str | None) -> list[str]:
+def saved(made: Any, url: str | None, names: list[str]) -> str:
+    """The address; that of an earlier time, where W&B still has it: what `names` say of it becomes as `made` has it."""
+    if url:
+        try:
+            old = type(made).from_url(url)
+        except Exception:                                         # gone, or not to be read any more: a new one
+            return made.save().url
+        for name in names:
+            setattr(old, name, getattr(made, name))
+        made = old
+    return made.save().url
+
+
+def save(project: str, entity: str | None, kept: Path) -> list[str]:
+    """kept: JSON, {"entity/project": {"workspace": its address, ...}} -> lines to print"""
     import wandb
 
     try:
@@ -119,7 +136,17 @@ def save(project: str, entity: str | None) -> list[str]:
         entity = entity or api.default_entity
         if project not in {p.name for p in api.projects(entity)}:
             api.create_project(project, entity)                   # a report looks its project up
-        return [f"{made.__name__:9}  {made(project, entity).save().url}" for made in (workspace, report)]
+        known: dict[str, dict] = {}
+        with suppress(OSError, ValueError):                       # none yet, or damaged
+            known = json.loads(kept.read_text("utf-8"))
+        urls = known.setdefault(f"{entity}/{project}", {})
+        for make, names in ((workspace, ["name", "sections", "runset_settings", "settings"]),
+                            (report, ["title", "description", "blocks", "width"])):
+            urls[make.__name__] = saved(make(project, entity), urls.get(make.__name__), names)
+            write_json(kept, known)
+        return [f"{name:9}  {url}" for name, url in urls.items()]
+    except UserError:
+        raise
     except Exception as error:                                    # W&B raises errors of many classes
         raise UserError(f"W&B: {' '.join(str(error).split()) or type(error).__name__}") from error
 
@@ -156,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
 
             print(backfill(records, args.project, args.entity, args.output_dir))
         if not offline:
-            print("\n".join(save(args.project, args.entity)))
+            print("\n".join(save(args.project, args.entity, args.output_dir / "dashboard.json")))
     except UserError as error:
         errors.append(str(error))
     for error in errors:
