@@ -95,6 +95,10 @@ class Job:
             self.state = DONE
         else:
             self.state = ELSEWHERE if running(self.store.folder / "lock") else TODO
+        self.look()
+
+    def look(self) -> None:
+        """Is it half done? Jobs that share a baseline are, until one of them has trained it."""
         self.begun = any((self.store.folder / "stages").glob("[!.]*")) or (
             self.baseline is not None and (self.baseline / "unfinished.ckpt").is_file())
 

@@ -127,6 +127,8 @@ class Campaign:
             return None
         training = {run.job.baseline for run in self.runs if run.job.baseline and not trained(run.job.baseline)}
         keys = {run.job.store.key for run in self.runs}
+        for job in self.todo():
+            job.look()
         for job in order(self.jobs, self.left(), self.time):
             if job.baseline not in training and job.store.key not in keys:
                 return job
