@@ -155,7 +155,8 @@ def test_online_records_arrive_once_and_the_dashboard_is_saved_as_the_dry_run_sh
             if f"mutation {kind}(" in asked["query"]:
                 key = given.get("id") or base64.b64encode(f"View:{next(number)}".encode()).decode()
                 views[key] = {"id": key, "kind": kind, "name": given["name"], "type": "runs",
-                              "displayName": given["displayName"], "description": "", "spec": given["spec"], "createdAt": day, "updatedAt": day,
+                              "displayName": given["displayName"], "description": "", "spec": given["spec"],
+                              "createdAt": day, "updatedAt": day,
                               "project": {"id": "p", "name": "mine", "entityName": "me"}}
                 return {"upsertView": {"inserted": not given.get("id"), "view": views[key]}}
         if "query View(" in asked["query"]:
