@@ -173,7 +173,7 @@ def wait_for(file: Path, after: int = 0) -> int:
     raise AssertionError(f"{file} is not written")
 
 
-LONG = [*SMALL, *EPOCHS, "recipe.recover.epochs=16"]
+LONG = [*SMALL, *EPOCHS, "dataset.limit=90", "recipe.batch_size=30", "recipe.recover.epochs=20"]
 
 
 def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_same_result(
