@@ -9,6 +9,7 @@ import reprune
 from reprune import models
 from reprune.cost import CostTable
 from reprune.groups import traced
+from reprune.surgery import silenced
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,3 +149,23 @@ def test_zero_filters_is_soft():
     assert torch.equal(net.features[3].weight[~gone][:, :1], before["features.3.weight"][~gone][:, :1])
     assert torch.equal(net.features[4].weight, before["features.4.weight"])
     assert bool((net.features[3].weight[~gone] == before["features.3.weight"][~gone]).all())
+
+
+@pytest.mark.parametrize("name", ["cifar-resnet20", "densenet121", "mobilenet_v3_small", "resnext50_32x4d"])
+def test_silenced_is_silence_without_a_copy_and_leaves_every_bit(name):
+    net, x = build(name)
+    quiet_trace(net, x)
+    before, plan, other = snapshot(net), random_plan(net, 0), random_plan(net, 1)
+    with torch.no_grad():
+        whole, expected = net(x), [reprune.silence(net, p)(x) for p in (plan, other)]
+        for wanted, p in zip(expected, (plan, other), strict=True):
+            with silenced(net, p) as silent:
+                assert silent is net and torch.equal(net(x), wanted) and not torch.equal(wanted, whole)
+            assert same(snapshot(net), before)
+        with silenced(net, plan), silenced(net, other):           # one inside the other
+            pass
+    with pytest.raises(ZeroDivisionError), silenced(net, plan):
+        raise ZeroDivisionError
+    with pytest.raises(reprune.errors.UserError), silenced(net, {"no such layer": torch.ones(1, dtype=torch.bool)}):
+        pass
+    assert same(snapshot(net), before)

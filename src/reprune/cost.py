@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -159,16 +160,25 @@ def peak_memory(net: nn.Module, example: Tensor) -> int:
     net.eval()
     try:
         with torch.no_grad():
-            if example.is_cuda:
-                before = torch.cuda.memory_allocated()
-                torch.cuda.reset_peak_memory_stats()
-                net(example)
-                return torch.cuda.max_memory_allocated() - before
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as prof:
-                net(example)
+            return allocated(lambda: net(example), example.is_cuda)
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+def allocated(work: Callable[[], object], cuda: bool = False) -> int:
+    """Most bytes that tensors made by `work` take at once.
+
+    >>> allocated(lambda: [torch.ones(1000) for _ in range(3)])                  # 3 at once, of 4 bytes a number
+    12000
+    """
+    if cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as prof:
+        work()
     events = sorted((e.start_ns(), e.nbytes()) for e in prof.profiler.kineto_results.events() if e.name() == "[memory]")
     alive = peak = 0
     for _, nbytes in events:

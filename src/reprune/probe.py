@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from reprune.cost import Cost, CostTable
 from reprune.groups import FilterGroup, Plan, trace, traced
-from reprune.surgery import silence
+from reprune.surgery import silenced
 
 
 @dataclass
@@ -57,11 +57,13 @@ class Probe:
         """Mean cross-entropy of the silenced net on n training images (or all) drawn with the probe's seed."""
         n = min(n, len(self.data.parts.train))
         loader = self.data.plain(self.batch_size, self.seed, n, self.example.device)
-        return evaluate(silence(self.net, plan), loader)[0]
+        with silenced(self.net, plan) as net:
+            return evaluate(net, loader)[0]
 
     def accuracy(self, plan: Plan) -> float:
         """Top-1 in percent of the silenced net on the held-out part of the training set."""
-        return evaluate(silence(self.net, plan), self.data.val(self.batch_size, self.example.device))[1]
+        with silenced(self.net, plan) as net:
+            return evaluate(net, self.data.val(self.batch_size, self.example.device))[1]
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,14 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def evaluate(net: nn.Module, loader: Any) -> tuple[float, float]:
     """-> mean cross-entropy, top-1 in percent; in eval mode, the mode is put back."""
-    loss, hits, seen = 0.0, 0, 0
+    losses, hits, seen = [], [], 0                                # tensors: a GPU is waited for once, at the end
     with eval_mode(net):
         for x, y in loader:
             logits = net(x)                                       # [B, classes]
-            loss += F.cross_entropy(logits, y, reduction="sum").item()
-            hits += (logits.argmax(1) == y).sum().item()
+            losses.append(F.cross_entropy(logits, y, reduction="sum"))
+            hits.append((logits.argmax(1) == y).sum())
             seen += len(y)
-    return loss / seen, 100 * hits / seen
-
-
+    loss = 0.0
+    for value in torch.stack(losses).tolist():                    # in double precision, in this order
+        loss += value
+    return loss / seen, 100 * int(torch.stack(hits).sum()) / seen

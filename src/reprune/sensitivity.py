@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
 from rich.progress import track
@@ -70,15 +69,22 @@ class Sensitivity(Budget):
         gone = [torch.stack([~keep_best(scores[g.name], int(n)) for n in row])
                 for g, row in zip(groups, tried, strict=True)]                                # each [rates, size]
         whole, hits, seen = 0, torch.zeros(tried.shape), 0
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            left = wanted
+            for x, y in track(loader, "sensitivity", transient=True):
+                if left <= 0:
+                    return
+                yield x[:left], y[:left]
+                left -= len(y)
+
         with eval_mode(probe.net):
-            for x, y in takewhile(lambda _: seen < wanted, track(loader, "sensitivity", transient=True)):
-                x, y = x[: wanted - seen], y[: wanted - seen]
-                suffix = Suffix(probe.net, x, y, self.images)
-                whole += int((suffix.logits.argmax(1) == y).sum())
-                hits += torch.stack([(suffix.logits_without(g, mask).argmax(2) == y).sum(1).cpu()
-                                     for g, mask in zip(groups, gone, strict=True)])
-                seen += len(y)
-        return 100 * (whole - hits) / seen
+            for suffix in Suffix.over(probe.net, batches(), self.images):
+                whole += (suffix.logits.argmax(1) == suffix.y).sum()
+                hits += torch.stack([(suffix.logits_without(g, mask).argmax(2) == suffix.y).sum(1)
+                                     for g, mask in zip(groups, gone, strict=True)]).cpu()
+                seen += len(suffix.y)
+        return 100 * (int(whole) - hits) / seen
 
     def within_budget(self, groups: list[FilterGroup], tried: Tensor, drops: Tensor, probe: Probe) -> Tensor:
         """-> filters to remove from each group [groups]. Raises UserError where the highest rates are not enough."""

@@ -8,6 +8,7 @@ memory per layer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from reprune.groups import FilterGroup
+
+MEMORY = 4 * 2**30                      # bytes that activations may take at once, about: half for those that are kept,
+                                        # half for those of the candidates; fewer images at a time where they are large
 
 
 @dataclass
@@ -35,12 +39,35 @@ class Suffix(fx.Interpreter):
     x [B, C, H, W], y [B]; `images`: at most so many run at once (candidates times B), the memory knob.
     """
 
-    def __init__(self, net: nn.Module, x: Tensor, y: Tensor, images: int = 512):
-        super().__init__(fuse(net), garbage_collect_values=False)
+    def __init__(self, net: nn.Module, x: Tensor, y: Tensor, images: int = 512, fused: fx.GraphModule | None = None):
+        super().__init__(fused or fuse(net), garbage_collect_values=False)
         self.y, self.images = y, images
         self.logits = self.run(x)                                 # [B, classes]
         self.kept: dict[fx.Node, Any] = dict(self.env)
         self.whole: dict[fx.Node, Tensor] = {}                    # outputs of the convs that read a group
+        used = {n: node for node in self.graph.nodes for n in node.all_input_nodes}
+        self.last: dict[fx.Node, list[fx.Node]] = {}              # node -> the values that only it still needs
+        for value, user in used.items():
+            self.last.setdefault(user, []).append(value)
+
+    @classmethod
+    def over(cls, net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], images: int = 512,
+             memory: int | None = None) -> Iterator[Suffix]:
+        """One after the other for all batches (x, y), which are cut into parts where the activations would take more
+        than `memory` bytes (MEMORY). Batch norm is folded once; net: as it is in the meantime."""
+        fused, most = fuse(net), None
+        for x, y in batches:
+            if most is None:
+                most = max(1, (memory or MEMORY) // 2 // cls(net, x[:1].clone(), y[:1], fused=fused).nbytes())
+            for part in zip(x.split(most), y.split(most), strict=True):
+                yield (one := cls(net, *part, min(images, most), fused))
+                one.kept.clear()                                  # before the next one takes as much
+                one.env.clear()
+
+    def nbytes(self) -> int:
+        """Of all values that are kept."""
+        storages = (v.untyped_storage() for v in self.kept.values() if isinstance(v, Tensor))
+        return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
     def loss(self) -> Tensor:
         """Mean cross-entropy of the whole net."""
@@ -48,16 +75,23 @@ class Suffix(fx.Interpreter):
 
     def losses_without(self, group: FilterGroup, gone: Tensor) -> Tensor:
         """Mean cross-entropy with sets of filters silenced. gone: bool [sets, size] -> [sets]"""
-        logits = self.logits_without(group, gone)
-        target = self.y.expand(len(gone), -1)                     # [sets, B]
-        return F.cross_entropy(logits.movedim(2, 1), target, reduction="none").mean(1)
+        def losses(logits: Tensor) -> Tensor:                     # [some sets, B, classes] -> [some sets]
+            return F.cross_entropy(logits.movedim(2, 1), self.y.expand(len(logits), -1), reduction="none").mean(1)
+
+        return torch.cat([losses(logits) for logits in self._parts(group, gone)])
 
     def logits_without(self, group: FilterGroup, gone: Tensor) -> Tensor:
         """gone: bool [sets, size], True = silent -> [sets, B, classes]"""
+        return torch.cat(list(self._parts(group, gone)))
+
+    def _parts(self, group: FilterGroup, gone: Tensor) -> Iterator[Tensor]:
+        """The same, as many sets at a time as may run at once."""
         readers = {s.module: s.index for s in group.readers()}
         dirty = self._downstream(readers)
         some = max(1, self.images // len(self.y))
-        return torch.cat([self._logits(_Candidates(g, readers, dirty)) for g in gone.split(some)])
+        for part in gone.split(some):
+            yield self._logits(_Candidates(part, readers, dirty))
+        self.whole.clear()
 
     def _downstream(self, readers: dict[str, Tensor]) -> set[fx.Node]:
         """The nodes whose values change: the layers that read the group, and all that follows from them."""
@@ -72,6 +106,8 @@ class Suffix(fx.Interpreter):
         for node in self.graph.nodes:                             # in order: no deep recursion
             if node in of.dirty and node.op != "output":
                 self._value(node, of)
+            for done in self.last.get(node, ()) if node.op != "output" else ():       # no later node reads it
+                of.values.pop(done, None)
         output = next(iter(reversed(self.graph.nodes)))
         return fx.node.map_arg(output.args[0], lambda n: self._value(n, of)).unflatten(0, (len(of.gone), -1))
 

@@ -1,4 +1,4 @@
-"""Two pure functions of (net, plan): zero the filters, or really remove them. In eval mode their outputs are equal.
+"""Two functions of (net, plan): zero the filters, or really remove them. In eval mode their outputs are equal.
 
     silence(net, plan)(x) == remove(net, plan)(x)
 """
@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,14 +25,38 @@ def silence(net: nn.Module, plan: Plan) -> nn.Module:
     net: traced (`reprune.trace`); plan: group name -> keep mask, groups not named are kept. Raises UserError for a plan
     that does not fit the net.
     """
-    keep = traced(net).keep(plan)
+    traced(net).keep(plan)                                        # before the copy: a bad plan costs nothing
     net = copy.deepcopy(net)
-    with torch.no_grad():
-        for (name, axis), atoms in traced(net).axes.items():
-            gone = ~kept(atoms, keep)
-            if gone.any():
-                _zero(net.get_submodule(name), axis, gone)
+    _silence(net, plan)
     return net
+
+
+@contextmanager
+def silenced(net: nn.Module, plan: Plan) -> Iterator[nn.Module]:
+    """As `silence`, but in place while the block lasts: many plans, one after the other, need no copy of the net.
+    Afterwards every weight has its old bits again, also where the block raises."""
+    before = _silence(net, plan)
+    try:
+        yield net
+    finally:
+        with torch.no_grad():
+            for tensor, dim, gone, values in reversed(before):
+                tensor.index_copy_(dim, gone, values)
+
+
+@torch.no_grad()
+def _silence(net: nn.Module, plan: Plan) -> list[tuple[Tensor, int, Tensor, Tensor]]:
+    """In place. -> (weight, dimension, which of its slices are zero now, what they were)"""
+    keep, before = traced(net).keep(plan), []
+    for (name, axis), atoms in traced(net).axes.items():
+        gone = (~kept(atoms, keep)).nonzero().squeeze(1)
+        if not len(gone):
+            continue
+        for tensor, dim in _acting(net.get_submodule(name), axis):
+            at = gone.to(tensor.device)
+            before.append((tensor, dim, at, tensor.index_select(dim, at)))
+            tensor.index_fill_(dim, at, 0)
+    return before
 
 
 def remove(net: nn.Module, plan: Plan) -> nn.Module:
@@ -63,16 +89,16 @@ def zero_filters(net: nn.Module, plan: Plan) -> None:
     keep = trace.keep(plan)
     for group in trace.groups:
         for s in group.producers(net):
-            _zero(net.get_submodule(s.module), "out", ~kept(trace.axes[s.module, "out"], keep))
+            for tensor, _ in _acting(net.get_submodule(s.module), "out"):
+                tensor[~kept(trace.axes[s.module, "out"], keep)] = 0
 
 
-def _zero(module: nn.Module, axis: str, gone: Tensor) -> None:
-    if axis == "out":
-        for name in ("weight", "bias"):
-            if getattr(module, name, None) is not None:
-                getattr(module, name)[gone] = 0
-    elif getattr(module, "groups", 1) == 1:
-        module.weight[:, gone] = 0
+def _acting(module: nn.Module, axis: str) -> list[tuple[Tensor, int]]:
+    """The weights through which the channels of an axis act, and which of their dimensions that is."""
+    if axis == "in":
+        return [(module.weight, 1)] if getattr(module, "groups", 1) == 1 else []
+    both = (getattr(module, name, None) for name in ("weight", "bias"))
+    return [(tensor, 0) for tensor in both if tensor is not None]
 
 
 def _cut(module: nn.Module, axis: str, stay: Tensor) -> None:

@@ -13,6 +13,7 @@ once is `criterion: LossIncrease` with any allocation; scoring again after every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -47,15 +48,15 @@ class LossIncrease(Criterion):
     def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
         groups, total = list(groups), {}
         n = min(self.n_samples, len(probe.data.parts.train))
-        batches = list(probe.data.plain(self.batch_size, probe.seed, n, probe.example.device))
+        batches = track(probe.data.plain(self.batch_size, probe.seed, n, probe.example.device), "loss increase",
+                        total=math.ceil(n / self.batch_size), transient=True)
         with eval_mode(probe.net):
-            for x, y in track(batches, "loss increase", transient=True):
-                suffix = Suffix(probe.net, x, y, self.images)
+            for suffix in Suffix.over(probe.net, batches, self.images):
                 for group in groups:
                     each = torch.eye(group.size, dtype=torch.bool)
-                    share = (suffix.losses_without(group, each) - suffix.loss()) * len(y) / n
-                    total[group.name] = total.get(group.name, 0) + share.double().cpu()
-        return total
+                    share = (suffix.losses_without(group, each) - suffix.loss()) * len(suffix.y) / n
+                    total[group.name] = total.get(group.name, 0) + share.double()
+        return {name: scores.cpu() for name, scores in total.items()}
 
 
 @dataclass(kw_only=True)

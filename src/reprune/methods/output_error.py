@@ -1,0 +1,141 @@
+"""The error that removed channels make in the layers that read them, as a quadratic form: eq. 1 and 2 of `ga`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reprune.errors import UserError
+from reprune.groups import FilterGroup, Slice
+from reprune.probe import Probe, eval_mode
+from reprune.sockets import Criterion, Scores
+
+MEMORY = 2**30                          # bytes that the unfolded inputs of a layer may take at once, about
+
+
+def error_matrix(gram: Tensor, weight: Tensor) -> Tensor:
+    """Q of eq. 2. gram: G [c k, c k]; weight: W [n, c, k] -> [c, c].
+
+    One output, two channels of one weight each (2 and -1), two inputs x = (1, 2) and (3, 4), so N = 2:
+
+    >>> x, w = torch.tensor([[1., 2.], [3., 4.]]), torch.tensor([[[2.], [-1.]]])
+    >>> error_matrix(x.T @ x / 2, w)
+    tensor([[ 20., -14.],
+            [-14.,  10.]])
+    >>> ((x[:, 0] * 2) ** 2).mean()                          # the error without channel 0 alone: Q_00
+    tensor(20.)
+    """
+    n, c, k = weight.shape
+    flat = weight.reshape(n, c * k)
+    return (gram * (flat.T @ flat)).view(c, k, c, k).sum((1, 3))
+
+
+def quadratic(removed: Tensor, q: Tensor) -> Tensor:
+    """(1 - z)^T Q (1 - z) of a whole population. removed: 1 - z [population, c]; q [c, c] -> [population]
+
+    >>> quadratic(torch.tensor([[1., 0.], [1., 1.]]), torch.tensor([[20., -14.], [-14., 10.]]))
+    tensor([20.,  2.])
+    """
+    return ((removed @ q) * removed).sum(1)
+
+
+class OutputError(Criterion):
+    """Q_ii of eq. 2: the error in the layers that read a filter's channel when it alone goes.
+
+    n_samples    training images the inputs are taken from
+    points       random output positions of each feature map (0 = all)
+    refresh      measure the net anew in every round; false: only the net before the first round
+    """
+
+    def __init__(self, n_samples: int = 5000, points: int = 10, refresh: bool = True):
+        if n_samples < 1 or points < 0:
+            raise UserError(f"criterion: n_samples must be at least 1 and points at least 0, got {n_samples}, {points}")
+        self.n_samples, self.points, self.refresh = n_samples, points, refresh
+
+    def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
+        return {name: q.diagonal().float() for name, q in self.matrices(list(groups), probe).items()}
+
+    @torch.no_grad()
+    def matrices(self, groups: list[FilterGroup], probe: Probe) -> dict[str, Tensor]:
+        """Q of each group, float64 [size, size] on the CPU; all groups in one pass over the images."""
+        sizes = {g.name: g.size for g in groups}
+        if not self.refresh:                                      # the same groups, as they were at first
+            probe = probe.original.look(probe)
+            groups = [g for g in probe.groups if g.name in sizes]
+        memo = probe.memo.setdefault(("output error", self.n_samples, self.points), {})
+        if missing := [g for g in groups if g.name not in memo]:
+            memo |= self._measure(missing, probe)
+        if any(len(memo[name]) != size for name, size in sizes.items()):
+            raise UserError("criterion.refresh=false needs rounds that cut each layer once (one_shot, layer_by_layer): "
+                            "the filters of the first net are not those of this one any more")
+        return {g.name: memo[g.name] for g in groups}
+
+    def _measure(self, groups: list[FilterGroup], probe: Probe) -> dict[str, Tensor]:
+        generator = probe.generator()
+        readers = {g.name: [_Reader(probe.net.get_submodule(s.module), s, self.points, generator)
+                            for s in g.readers() if getattr(probe.net.get_submodule(s.module), "groups", 1) == 1]
+                   for g in groups}
+        hooks = [r.module.register_forward_pre_hook(r) for some in readers.values() for r in some]
+        n = min(self.n_samples, len(probe.data.parts.train))
+        try:
+            with eval_mode(probe.net):
+                for x, _ in probe.data.plain(probe.batch_size, probe.seed, n, str(probe.example.device.type)):
+                    probe.net(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        zero = {g.name: torch.zeros(g.size, g.size, dtype=torch.float64) for g in groups}
+        return {name: sum((r.matrix() for r in some if r.rows), zero[name])     # an auxiliary head may not have run
+                for name, some in readers.items()}
+
+
+class _Reader:
+    """Collects G of eq. 2 for the channels of one group, as one layer reads them."""
+
+    def __init__(self, module: nn.Module, where: Slice, points: int, generator: torch.Generator):
+        self.module, self.index, self.points, self.generator = module, where.index, points, generator
+        self.gram, self.rows = 0.0, 0
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        for images in inputs[0].split(self._at_once(inputs[0])):
+            x = self._rows(images)                                # [N, c k]
+            self.gram, self.rows = self.gram + x.T @ x, self.rows + len(x)
+
+    def _at_once(self, x: Tensor) -> int:
+        """Images whose unfolded inputs fit into MEMORY; with few random points of each all do."""
+        if self.points or isinstance(self.module, nn.Linear):
+            return max(1, len(x))
+        places = x[0, 0].numel() / math.prod(self.module.stride)  # about, as padding adds some
+        size = places * self.index.numel() * math.prod(self.module.kernel_size) * x.element_size()
+        return max(1, min(len(x), int(MEMORY / size)))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """[B, C, ...] -> [N, c k]: the inputs of sampled outputs, channels of one filter side by side."""
+        channels = self.index.flatten().to(x.device)
+        if isinstance(self.module, nn.Linear):
+            return x[..., channels].flatten(0, -2)
+        x = x[:, channels]
+        if any(p != 0 for p in self.module._reversed_padding_repeated_twice):
+            mode = self.module.padding_mode
+            x = F.pad(x, self.module._reversed_padding_repeated_twice, "constant" if mode == "zeros" else mode)
+        for dim, (size, step, gap) in enumerate(zip(self.module.kernel_size, self.module.stride, self.module.dilation,
+                                                    strict=True), 2):
+            x = x.unfold(dim, gap * (size - 1) + 1, step)[..., ::gap]
+        patches = x.movedim(1, len(self.module.kernel_size) + 1)  # a view: [B, positions ..., c, kernel ...]
+        shape = patches.shape[1: len(self.module.kernel_size) + 1]
+        total = shape.numel()
+        if not 0 < self.points < total:
+            return patches.flatten(0, len(shape)).flatten(1)
+        at = torch.randint(total, (len(x), self.points), generator=self.generator).flatten()
+        batch = torch.arange(len(x)).repeat_interleave(self.points)
+        return patches[(batch, *torch.unravel_index(at, shape))].flatten(1)
+
+    def matrix(self) -> Tensor:
+        weight = self.module.weight.detach().flatten(2) if self.module.weight.dim() > 2 else \
+            self.module.weight.detach().unsqueeze(2)              # [n, C, kernel]
+        weight = weight[:, self.index.flatten().to(weight.device)].reshape(len(weight), len(self.index), -1)
+        return error_matrix((self.gram / self.rows).cpu().double(), weight.cpu().double())
