@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from reprune.results import STAGES
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")   # Okabe & Ito, less yellow
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")            # as many as make other pairs when both start again
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
@@ -24,6 +27,7 @@ FILLS = (COLOURS[0], COLOURS[4], "0.9", COLOURS[2], COLOURS[5], "0.5")          
 FILLED = ("full", "left", "bottom", "right", "top")
 COLUMN, PAGE = 3.5, 7.0                                            # inches
 LIGHT = "0.6"
+SHARED = {"color": "black", "marker": ""}                          # the baseline: rows share it
 STYLE = {"svg.fonttype": "path", "svg.hashsalt": "reprune", "font.family": "DejaVu Sans",     # comes with matplotlib
          "font.size": 9,
          "axes.titlesize": 9, "legend.fontsize": 9, "axes.spines.top": False, "axes.spines.right": False,
@@ -168,35 +172,29 @@ def norms(data: dict) -> Figure:
 
 
 def curves(data: dict) -> Figure:
-    """runs: label, style, stages {stage: {name: a number per epoch}}"""
-    stages = list(dict.fromkeys(stage for run in data["runs"] for stage in run["stages"]))
-    names = list(dict.fromkeys(name for run in data["runs"] for means in run["stages"].values() for name in means))
+    """runs: label, style, stages {stage: {name: a number per epoch}}; runs of one label: a line and its band"""
+    found = {stage for run in data["runs"] for stage in run["stages"]}
+    stages = [*(stage for stage in STAGES if stage in found), *sorted(found.difference(STAGES))]
+    names = {name for run in data["runs"] for means in run["stages"].values() for name in means}
     rows = {"loss": ["loss"], "top-1, %": ["val_top1", "top1"],
-            **{name.replace("/", ": "): [name] for name in sorted(names) if name not in ("loss", "top1", "val_top1")}}
-    looks, ordinal = {}, Counter()
-    for run in data["runs"]:
-        if run["label"] not in looks:                              # of one method: full and solid, left half and dashed
-            number = ordinal[run["style"]]
-            looks[run["label"]] = look(run["style"]) | {
-                "fillstyle": FILLED[number % len(FILLED)], "linestyle": DASHES[number % 3], "markersize": 4}
-            ordinal[run["style"]] += 1
-    wide, per_line = (PAGE, 90) if len(stages) > 1 else (COLUMN, 42)
-    lines = sum(len(wrap(label, per_line)) for label in looks)
-    figure = Figure(figsize=(wide, 1.7 * len(rows) + 0.16 * lines + 0.3), layout="constrained")
-    grid = figure.subplots(len(rows), len(stages), sharex="col", sharey="row", squeeze=False)
+            **{name.replace("/", ": "): [name] for name in sorted(names - {"loss", "top1", "val_top1"})}}
+    looks = apart({run["label"]: run["style"] for run in data["runs"]})
+    wide, columns = (PAGE, 2 if len(looks) > 4 else 1) if len(stages) > 1 else (COLUMN, 1)
+    per_line = 42 if columns > 1 or wide == COLUMN else 90
+    lines = sum(len(wrap(label, per_line)) for label in looks) / columns
+    figure = Figure(figsize=(wide, 1.7 * len(rows) + 0.16 * math.ceil(lines) + 0.3), layout="constrained")
+    grid = figure.subplots(len(rows), len(stages), sharex="col", squeeze=False)
     for row, (title, shown) in zip(grid, rows.items(), strict=True):
         for axes, stage in zip(row, stages, strict=True):
-            for run in data["runs"]:
-                for name in shown:
-                    if means := run["stages"].get(stage, {}).get(name):
-                        plain = {"linestyle": ":", "markersize": 0, "linewidth": 0.9} if name == "top1" else {}
-                        axes.plot(range(1, len(means) + 1), means, **{**looks[run["label"]], **plain})
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            for label, name in itertools.product(looks, shown):
+                each = [run["stages"][stage][name] for run in data["runs"] if run["label"] == label
+                        and run["stages"].get(stage, {}).get(name)]
+                if each:
+                    band(axes, each, SHARED if stage == "baseline" else looks[label], thin=name == "top1")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             if not axes.lines:
                 axes.set_axis_off()
-        first = next(axes for axes in row if axes.lines)
-        first.set_ylabel(title)
-        first.tick_params(labelleft=True)
+        next(axes for axes in row if axes.lines).set_ylabel(title)
     for column, stage in zip(grid.T, stages, strict=True):
         column[0].set_title(stage)
         last = [axes for axes in column if axes.lines][-1]
@@ -204,8 +202,34 @@ def curves(data: dict) -> Figure:
         last.tick_params(labelbottom=True)
     figure.align_ylabels()
     figure.legend(handles=[Line2D([], [], label=folded(label, per_line), **drawn) for label, drawn in looks.items()],
-                  loc="outside lower center", labelspacing=0.3)
+                  loc="outside lower center", labelspacing=0.3, ncols=columns)
     return figure
+
+
+def apart(styles: dict[str, int]) -> dict[str, dict]:
+    """label -> how its line looks: as its method does; further ones of a method are dashed, in a colour nobody has"""
+    free = [style for style in range(len(COLOURS) - 1) if style not in {s % len(COLOURS) for s in styles.values()}]
+    looks, ordinal = {}, Counter()
+    for label, style in styles.items():
+        number = ordinal[style]
+        looks[label] = look(free.pop(0) if number and free else style) | {
+            "fillstyle": FILLED[number % len(FILLED)], "linestyle": DASHES[number % 3], "markersize": 4}
+        ordinal[style] += 1
+    return looks
+
+
+def band(axes: Axes, each: list[list[float]], how: dict, thin: bool) -> None:
+    """The mean over the runs, with a few markers, and the range they span. thin: dotted, the mean alone."""
+    values = np.array([run[:min(map(len, each))] for run in each])            # [runs, epochs]
+    epochs = range(1, values.shape[1] + 1)
+    if len(epochs) == 1:                                          # no line to see: a mark, or a stroke
+        plain = {"marker": "_" if thin else how["marker"] or "o"}
+        axes.set_xlim(0.5, 1.5)
+    else:
+        plain = {"linestyle": ":", "marker": "", "linewidth": 0.9} if thin else {"markevery": max(1, len(epochs) // 8)}
+    axes.plot(epochs, values.mean(0), **{**how, **plain})
+    if len(each) > 1 and not thin:
+        axes.fill_between(epochs, values.min(0), values.max(0), color=how["color"], alpha=0.2, linewidth=0)
 
 
 def seconds(data: dict) -> Figure:

@@ -32,8 +32,9 @@ CAPTIONS = {                # kind -> caption; in the order of a page
               "most, where seeds differ).",
     "norms": "Norms of the filters' groups after sparse training, before anything is removed: {what}. All seeds of a "
              "line together; weight 0 is plain training.",
-    "curves": "Training curves, a line per run: {what}. Top-1 on held-out images (solid) and on the training images "
-              "(dotted).",
+    "curves": "Training curves: {what}. Lines: mean over the seeds; bands: their range. Top-1 on held-out images, and "
+              "on the training images (dotted; a stroke where there was one epoch). Black: the baseline, which rows "
+              "share. Every stage has its own scale.",
     "seconds": "What a method costs, mean over the seeds: {what}. Without the baseline, which runs share, and without "
                "measuring."}
 PANELS = 12                 # of one figure
