@@ -126,7 +126,10 @@ def test_plain_training_stands_next_to_the_sparse_runs_of_its_net(root):
     assert [(c[2], c[4], c[-4]) for c in lines] == [
         ("deep", "hgsr 0.001", "50.0"), ("deep", "", "100.0"),
         ("net", "hgsr 0.0", "0.0"), ("net", "hgsr 0.001", "50.0")]
-    assert [c[3] for c in lines[2:]] == ["`method.penalties.hgsr.weight=0.0`", "`method.penalties.hgsr.weight=0.001`"]
+    assert [c[3] for c in lines[2:]] == ["", ""]            # the weight has a column of its own
+    sparse(root, {"conv1": [1.0]}, weight=0.001, config__recipe__recover__lr=0.1)
+    settings = [line["setting"] for line in section(tables(root), NORMS)["A"]]
+    assert settings == ["`recipe.recover.lr=0.001`", "`recipe.recover.lr=0.001`", "`recipe.recover.lr=0.1`"]
 
 
 def test_a_page_without_sparse_training_has_no_group_norms(root):

@@ -99,7 +99,8 @@ def norms(line: Line, norm: dict, paper: str) -> dict[str, str]:
     """How many groups sparse training has emptied."""
     weights = [f"{name.split('.')[2]} {value}" for name, value in sorted(line.config.items())
                if name.startswith("method.penalties.") and name.endswith(".weight")]
-    return {"row": row_link(line.row, paper), "model": norm["model"], "setting": line.setting,
+    others = [said for said in line.setting.split(", ") if not re.match(r"`method\.penalties\.\w+\.weight=", said)]
+    return {"row": row_link(line.row, paper), "model": norm["model"], "setting": ", ".join(others),
             "penalty's weight": ", ".join(weights),
             "seed": str(norm["seed"]), "sparse epochs": str(norm["epochs"]), "groups": str(norm["groups"]),
             "largest": f"{norm['largest']:.3g}", "median": f"{norm['median']:.3g}",

@@ -184,10 +184,17 @@ def read_row(file: Path) -> Row:
     return Row(name, " ".join(title.split()).rstrip("."), command, claim, choices, config)
 
 
+def must_be_finished(record: Any) -> None:
+    """Raises UserError for what is no record, or one of a run that has not ended."""
+    schema, status = (record.get("schema"), record.get("status")) if isinstance(record, dict) else (None, None)
+    if schema != SCHEMA or status != "done":
+        raise UserError(f"schema must be {SCHEMA} and status 'done', not {schema!r:.20} and {status!r:.20}: not the "
+                        "record of a finished run")
+
+
 def read_record(file: Path) -> dict:
     record = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("status") != "done":
-        raise UserError(f"schema must be {SCHEMA} and status 'done': not the record of a finished run")
+    must_be_finished(record)
     must(record, RECORD)
     if record["key"] != file.stem:
         raise UserError(f"key {record['key']!r} must be the name of the file")

@@ -21,7 +21,19 @@ from yaml import YAMLError
 
 from reprune.errors import UserError
 from reprune.repeat import Repeater
-from reprune.results import GROUPS, RECORD, SCHEMA, STAGES, Row, departures, flat, must, points, read_row, stated
+from reprune.results import (
+    GROUPS,
+    RECORD,
+    STAGES,
+    Row,
+    departures,
+    flat,
+    must,
+    must_be_finished,
+    points,
+    read_row,
+    stated,
+)
 from reprune.summary import section
 from reprune.verdict import verdict
 
@@ -51,8 +63,7 @@ def find(given: str, output_dir: Path, results_dir: Path) -> Path:
 def read(file: Path) -> dict:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("status") != "done":
-            raise UserError(f"schema must be {SCHEMA} and status 'done': not the record of a finished run")
+        must_be_finished(record)
         must(record, {name: kind for name, kind in RECORD.items() if name != "experiment"})     # only of rows
         must(record, {"seconds": "mapping", "widths": "mapping", "config.model": "mapping"})
     except (UserError, OSError, ValueError) as error:
