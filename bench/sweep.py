@@ -1,12 +1,12 @@
 """What a sweep costs beside its runs: finished cells, the shared baseline, checkpoints.
 
-    python bench/sweep.py          about four minutes on two cores
+    python bench/sweep.py          about a minute and a half on two cores
 
-- `finished cell`: `-m method=l1 seed=range(200)` again, when all 200 records are there, start-up not counted: Hydra's
-  basic sweeper, which launches every cell to find that out, and ours. (The records are one real record under 200 keys.)
-- `ten methods`: five criteria by two allocations on ResNet-8 and 450 of the digits, one after the other in one process:
-  each with a baseline of its own, all with one, and what the records of the latter add up to: one baseline (ten
-  epochs), ten prunings (three epochs each, and three of sparse training for two of the criteria), ten measurements.
+- `finished cell`: `-m method=l1 seed=range(40)` again, when all 40 records are there, start-up not counted: Hydra's
+  basic sweeper, which launches every cell to find that out, and ours. (The records are one real record under 40 keys.)
+- `five methods`: on ResNet-8 and 300 of the digits, one after the other in one process and thread: each with a baseline
+  of its own, all with one, and what the records of the latter add up to: one baseline (ten epochs), five prunings
+  (three epochs each, and three of sparse training for two of them), five measurements.
 - `checkpoint`: seconds to save a stage of ResNet-20 as after every epoch, against an epoch of CIFAR-10 (391 batches of
   128), estimated from the median batch of the same run; medians.
 """
@@ -16,27 +16,27 @@ import io
 import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import pytorch_lightning as pl
 import torch
+from common import at_most, ratio, spread, turns, value
+from data_path import cifar
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from tabulate import tabulate
 
 from reprune import models
-from reprune.data.normalize import OWN
-from reprune.data.split import split
-from reprune.data.tensor import Images, TensorData
 from reprune.lightning import fit
 from reprune.pipeline import run
 from reprune.store import Store, write_json
 from reprune.sweep import cell
 
 ROOT = Path(__file__).resolve().parent.parent
-CELLS, BATCHES, SAVES = 200, 25, 9
+CELLS, SWEEPS, BATCHES, SAVES = 40, 3, 25, 9
 ALWAYS = ["model=resnet8", "logger=none", "trainer.enable_progress_bar=false", "hydra/job_logging=none",
           "hydra/hydra_logging=none"]
 
@@ -58,24 +58,25 @@ def finished_cells(folder: Path) -> list[dict]:
         store = Store(compose("config", [*ALWAYS, *given, f"seed={seed}"]))
         write_json(store.record_file, {**record, "key": store.key, "seed": seed})
     ways = {"Hydra's basic sweeper": "basic", "reprune": "missing"}
-    took = {way: sweep(*given, f"seed=range({CELLS})", f"hydra/sweeper={name}") for way, name in ways.items()}
+    took = turns({way: partial(sweep, *given, f"seed=range({CELLS})", f"hydra/sweeper={name}")
+                  for way, name in ways.items()}, SWEEPS, warm_up=0)
     base = next(iter(took.values()))
-    return [{"what": "finished cell", "way": way, "seconds": round(seconds / CELLS, 4),
-             "compared": f"{base / seconds:.1f} times faster", "runs": CELLS} for way, seconds in took.items()]
+    return [{"what": "finished cell", "way": way, "seconds": round(median(seconds) / CELLS, 4),
+             **spread([s / CELLS for s in seconds], 4), "compared": f"{ratio(base, seconds):.1f} times faster",
+             "runs": CELLS * SWEEPS} for way, seconds in took.items()]
 
 
-def ten_methods(folder: Path) -> list[dict]:
-    ten = ["method=hgsr,l1,l1std,random,slimming", "method/allocation=uniform,global", "dataset.limit=450",
-           "recipe.baseline.epochs=10"]
-    sweep(f"output_dir={folder}/code", *ten, "dataset.limit=240", "recipe.baseline.epochs=1")      # loads the code
+def five_methods(folder: Path) -> list[dict]:
+    five = ["method=hgsr,l1,l1std,random,slimming", "dataset.limit=300", "recipe.baseline.epochs=10"]
+    sweep(f"output_dir={folder}/code", *five, "dataset.limit=240", "recipe.baseline.epochs=1")      # loads the code
     rows, base = [], None
-    for way, place in (("alone", "alone/${method.name}/${method.allocation._target_}"), ("shared", "shared")):
-        seconds = sweep(f"output_dir={folder}/{place}", *ten)
+    for way, place in (("alone", "alone/${method.name}"), ("shared", "shared")):
+        seconds = sweep(f"output_dir={folder}/{place}", *five)
         baselines = len(list((folder / way).rglob("baseline.json")))
         base = base or seconds
         rows.append((f"baselines trained: {baselines}", seconds))
     parts = [json.loads(file.read_text())["seconds"] for file in (folder / "shared").rglob("record.json")]
-    rows.append(("one baseline + ten prunings, by their records", sum(sum(part.values()) for part in parts)))
+    rows.append(("one baseline + five prunings, by their records", sum(sum(part.values()) for part in parts)))
     return [{"what": f"{len(parts)} methods", "way": way, "seconds": round(seconds, 1),
              "compared": f"{base / seconds:.2f} times faster", "runs": 1} for way, seconds in rows]
 
@@ -98,11 +99,7 @@ class Clock(pl.Callback):
 
 def checkpoint(folder: Path) -> list[dict]:
     cfg = compose("config", ["model=resnet20", "recipe=cifar", "trainer.enable_progress_bar=false"])
-    images = Images(torch.randint(256, (BATCHES * 128, 32, 32, 3), dtype=torch.uint8), torch.arange(BATCHES * 128) % 10,
-                    pad=4)
-    mean, std = OWN["cifar10"]
-    data = TensorData(images, images, flip=True, mean=mean, std=std, name="cifar10", channels=3, classes=10, size=32,
-                      parts=split("cifar10", images.labels, len(images.labels), 0, 0, None))
+    data, _ = cifar(limit=BATCHES * cfg.recipe.batch_size)
     clock = Clock(folder / "clock.ckpt")
     with contextlib.redirect_stdout(io.StringIO()):
         fit(models.resnet(20), data, cfg, "baseline", "baseline", epochs=1, callbacks=[clock],
@@ -112,14 +109,26 @@ def checkpoint(folder: Path) -> list[dict]:
     return [{"what": "an epoch", "way": "ResNet-20, CIFAR-10", "seconds": round(epoch, 1), "compared": "estimated",
              "runs": len(clock.ends)},
             {"what": "checkpoint", "way": f"{clock.file.stat().st_size / 2**20:.1f} MiB", "seconds": round(save, 4),
-             "compared": f"{100 * save / epoch:.2f} % of an epoch", "runs": len(clock.saves)}]
+             **spread(clock.saves, 4), "compared": f"{100 * save / epoch:.2f} % of an epoch", "runs": len(clock.saves)}]
 
 
 def main() -> list[dict]:
     os.environ["REPRUNE_ROOT"] = str(ROOT)
     with tempfile.TemporaryDirectory() as name, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        folder = Path(name)
-        return [*finished_cells(folder / "finished"), *ten_methods(folder / "methods"), *checkpoint(folder)]
+        folder, threads = Path(name), torch.get_num_threads()
+        torch.set_num_threads(1)                                  # small nets: two threads would wait for each other
+        rows = [*finished_cells(folder / "finished"), *five_methods(folder / "methods")]
+        torch.set_num_threads(threads)
+        return [*rows, *checkpoint(folder)]
+
+
+def targets(rows: list[dict]) -> list[dict]:
+    def ms(**where: str) -> float | None:
+        seconds = value(rows, "seconds", **where)
+        return None if seconds is None else 1000 * seconds
+
+    return [at_most("a finished cell of a sweep", ms(what="finished cell", way="reprune"), 50, " ms"),
+            at_most("a checkpoint", ms(what="checkpoint"), 50, " ms")]
 
 
 if __name__ == "__main__":
