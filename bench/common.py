@@ -56,16 +56,20 @@ def process(*command: str, **options: Any) -> tuple[float, float, float]:
     return seconds, cpu, peak / 1024
 
 
+highest: list[float] = []                                         # MiB, the peaks that `peak` makes the system forget
+
+
 def peak(way: Callable[[], Any]) -> tuple[Any, float, float | None]:
     """-> what `way` returns, its seconds, and the MiB that this process held at most during it beyond those before, or
     None where the system does not tell (Linux does)."""
     gc.collect()
     try:
+        highest.append(_status("VmHWM"))
         ctypes.CDLL(None).malloc_trim(0)                          # else memory freed before is used again
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")                                       # the peak begins here
         before = _status("VmRSS")
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, StopIteration):
         before = None
     start = perf_counter()
     result = way()

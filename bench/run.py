@@ -22,6 +22,7 @@ from runpy import run_path
 from threading import Timer
 from time import perf_counter
 
+import common
 from tabulate import tabulate
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +43,8 @@ def main() -> int:
     files = sorted(f for f in given.folder.glob("*.py") if f.name not in HELPERS)
     if unknown := set(given.names) - {f.stem for f in files}:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(f.stem for f in files)}")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")           # as all runs have it
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")           # these two as all runs have them
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     answers = {}
     for file in (f for f in files if not given.names or f.stem in given.names):
         print(f"{file.stem} ...", flush=True)
@@ -59,7 +61,7 @@ def main() -> int:
 def one(file: Path, to: Path) -> int:
     """What the process of one benchmark does: measure, and write what there is to say."""
     sys.path.insert(0, str(file.parent))
-    answer = {"doc": "", "rows": [], "targets": [], "missing": None, "error": None}
+    answer = {"doc": "", "rows": [], "targets": [], "missing": None, "error": None, "earlier": common.highest}
     try:
         module = run_path(str(file))
         answer["doc"] = (module["__doc__"] or "").strip()
@@ -94,7 +96,8 @@ def apart(file: Path) -> dict:
         process.returncode = os.waitstatus_to_exitcode(status)
         took = {"seconds": perf_counter() - start, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 1024}
         if to.is_file():
-            return json.loads(to.read_text(encoding="utf-8")) | took
+            answer = json.loads(to.read_text(encoding="utf-8"))
+            return answer | took | {"peak": max([took["peak"], *answer["earlier"]])}
         error = f"ended with status {process.returncode} after {took['seconds']:.0f} s (the limit is {LIMIT} s)"
         return {"doc": "", "rows": [], "targets": [], "missing": None, "error": error, **took}
 
