@@ -1,6 +1,6 @@
 """Steps recorded and replayed train the same net as steps that are not; so do compiled ones and bfloat16, nearly.
 
-`Again` stands where a GPU has a CUDA graph: it runs the recorded work by Python. All else is the code a GPU runs.
+`Tape` stands where a GPU has a CUDA graph; all else is the code a GPU runs.
 """
 
 import copy
@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reprune import lightning, models
 from reprune.errors import UserError
@@ -17,22 +18,39 @@ from reprune.lightning import fit
 from reprune.methods.distillation import Distillation
 from reprune.methods.hgsr import HGSR
 from reprune.pipeline import run
-from reprune.replay import NotRecordable, Replay
+from reprune.replay import WARM_UP, NotRecordable, Replay
 from reprune.speed import Compiled
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-class Again:
-    """As often as a CUDA graph runs the work before its first replay, and then again for each."""
+class Tape(TorchDispatchMode):
+    """What a CUDA graph is, on a CPU: the operations of the recorded work, each with the memory it read and wrote then.
+    A replay runs them again, nothing else: no Python of the work, no allocation. Waiting for a result is forbidden."""
 
     def record(self, work):
-        for _ in range(4):
+        for _ in range(WARM_UP):
             work()
-        self.work = work
+        self.operations = []
+        with self:
+            self.results = work()
 
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise RuntimeError("operation not permitted when stream is capturing\nand a stack")
+        results = operation(*args, **(kwargs or {}))
+        self.operations.append((operation, args, kwargs or {}, results))
+        return results
+
+    @torch.no_grad()
     def replay(self):
-        return self.work()
+        for operation, args, kwargs, results in self.operations:
+            again, returns = operation(*args, **kwargs), operation._schema.returns
+            pairs = [(results, again)] if len(returns) == 1 else zip(results, again, strict=True)
+            for (place, value), kind in zip(pairs, returns, strict=True):
+                if isinstance(place, torch.Tensor) and kind.alias_info is None:       # not a view, not in place
+                    place.copy_(value)
+        return self.results
 
 
 class Cycle:
@@ -40,6 +58,13 @@ class Cycle:
 
     def __call__(self, step):
         return 1e-3 * (step.epoch + 1) * step.logits.square().mean()
+
+
+class Waiting:
+    """A penalty that asks the device for a number."""
+
+    def __call__(self, step):
+        return 1e-3 * step.logits.square().mean() if step.logits.sum().item() else 0
 
 
 def net(dropout: bool = False) -> nn.Module:
@@ -69,7 +94,7 @@ def test_replayed_steps_train_the_same_net(case, configure, monkeypatch):
     penalties = {"hgsr": HGSR(weight=1e-4), "kd": Distillation()} if case == "penalties" else None
     args = penalties, net() if penalties else None, *options
     plain = trained(net(case == "dropout"), configure, monkeypatch, None, *args)
-    replayed = trained(net(case == "dropout"), configure, monkeypatch, Again(), *args)
+    replayed = trained(net(case == "dropout"), configure, monkeypatch, Tape(), *args)
     assert same(plain[0], replayed[0])
     assert plain[1] == replayed[1]
 
@@ -77,18 +102,36 @@ def test_replayed_steps_train_the_same_net(case, configure, monkeypatch):
 def test_a_run_is_the_same_run_with_replayed_steps(configure, monkeypatch, tmp_path):
     options = ["method=sfp", "recipe.sparse.epochs=2"]
     plain = run(configure(*options, f"output_dir={tmp_path}/plain"))
-    monkeypatch.setattr(lightning, "recorder", lambda *_: Again())
+    monkeypatch.setattr(lightning, "recorder", lambda *_: Tape())
     replayed = run(configure(*options, f"output_dir={tmp_path}/replayed", "speed.graph=false"))
     assert plain["key"] == replayed["key"]
     assert plain["curves"] == replayed["curves"]
     assert plain["pruned"]["top1"] == replayed["pruned"]["top1"]
 
 
-def test_a_penalty_that_asks_for_the_epoch_is_not_replayed(configure, monkeypatch, capsys):
-    plain = trained(net(), configure, monkeypatch, None, {"cycle": Cycle()})
-    replayed = trained(net(), configure, monkeypatch, Again(), {"cycle": Cycle()})
+@pytest.mark.parametrize(("penalty", "why"), [(Cycle(), "a penalty asks for the epoch"),
+                                              (Waiting(), "operation not permitted when stream is capturing")])
+def test_a_step_that_cannot_be_recorded_is_not_replayed(penalty, why, configure, monkeypatch, capsys):
+    options = None, {"cycle": penalty}, None, "trainer.precision=bf16-mixed"
+    plain = trained(net(), configure, monkeypatch, *options)
+    replayed = trained(net(), configure, monkeypatch, Tape(), *options[1:])
     assert same(plain[0], replayed[0])
-    assert capsys.readouterr().out.count("kernel by kernel: a penalty asks for the epoch") == 1
+    assert capsys.readouterr().out.count(f"kernel by kernel: {why}\n") == 1
+
+
+def test_gradients_are_those_of_the_batch_whatever_became_of_them():
+    model, batches = net(), [(torch.randn(8, 1, 32, 32), torch.arange(8)) for _ in range(2)]
+
+    def step(x, y):
+        return {"total": nn.functional.cross_entropy(model(x), y)}
+
+    replay = Replay(model, step, Tape())
+    for x, y in [*batches, batches[0]]:
+        replay(x, y)
+        found = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        step(x, y)["total"].backward()
+        assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), found, strict=True))
 
 
 def test_recording_leaves_net_and_random_numbers_as_they_were():
@@ -98,12 +141,12 @@ def test_recording_leaves_net_and_random_numbers_as_they_were():
     def step(x, y):
         return {"total": nn.functional.cross_entropy(model(x), y)}
 
-    replay = Replay(model, step, Again())
+    replay = Replay(model, step, Tape())
     replay._record(*batch)
     assert same(before, model.state_dict())
     assert torch.equal(random, torch.get_rng_state())
 
-    class Broken(Again):
+    class Broken(Tape):
         def record(self, work):
             super().record(work)
             raise RuntimeError("operation not permitted when stream is capturing\nand a stack")
@@ -117,7 +160,7 @@ def test_recording_leaves_net_and_random_numbers_as_they_were():
 
 def test_bfloat16_goes_where_float32_goes(configure, monkeypatch):
     """The loss falls alike. (Whether accuracy is within noise over seeds, bench/gpu.py asks on a GPU.)"""
-    loss = {precision: trained(net(), configure, monkeypatch, Again(), None, None, f"trainer.precision={precision}",
+    loss = {precision: trained(net(), configure, monkeypatch, Tape(), None, None, f"trainer.precision={precision}",
                                "recipe.sparse.epochs=2", "recipe.batch_size=40")[1]["loss"]
             for precision in ("32-true", "bf16-mixed")}
     assert loss["32-true"] != loss["bf16-mixed"]
@@ -130,7 +173,7 @@ def test_a_compiled_net_trains_as_the_net(configure, monkeypatch):
     torch.manual_seed(0)
     small = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(900, 10))
     plain = trained(small, configure, monkeypatch)
-    faster = trained(small, configure, monkeypatch, Again(), None, None, "speed.compile=true")
+    faster = trained(small, configure, monkeypatch, Tape(), None, None, "speed.compile=true")
     for name, values in plain[1].items():
         assert faster[1][name] == pytest.approx(values, rel=1e-3), name
 

@@ -101,7 +101,7 @@ class Classifier(pl.LightningModule):
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         if not self._replayed:
-            optimizer.zero_grad(set_to_none=self._replay is None)         # a replay writes to where gradients lay
+            optimizer.zero_grad()
 
     def backward(self, loss: Tensor) -> None:
         if not self._replayed:

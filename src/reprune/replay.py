@@ -39,42 +39,47 @@ class Timeless(Step):
         pass
 
 
+Results = tuple[Terms, list[Tensor | None]]
+"""Of a step: its terms, and the gradient of every parameter."""
+
+
 class Recorder(Protocol):
     """Runs work, and then runs it again without Python."""
 
-    def record(self, work: Callable[[], Terms]) -> None: ...
+    def record(self, work: Callable[[], Results]) -> None: ...
 
-    def replay(self) -> Terms: ...
+    def replay(self) -> Results: ...
 
 
 class CudaGraph:
     """`work` as one CUDA graph. Its results lie where the first ones lay: read them before the next replay."""
 
-    def record(self, work: Callable[[], Terms]) -> None:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+    def record(self, work: Callable[[], Results]) -> None:
+        aside, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        aside.wait_stream(now)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
                 work()
-        torch.cuda.current_stream().wait_stream(aside)
+        now.wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):      # loggers have threads of their own
-            self.terms = work()
+        with (torch.cuda.stream(now),                             # goes back to it also where recording fails
+              torch.cuda.graph(self.graph, capture_error_mode="thread_local")):    # loggers have threads of their own
+            self.results = work()
 
-    def replay(self) -> Terms:
+    def replay(self) -> Results:
         self.graph.replay()
-        return self.terms
+        return self.results
 
 
 class Replay:
-    """Steps of one shape. After each call `.grad` of every parameter is that of its batch: never set it to None.
+    """Steps of one shape. After each call `.grad` of every parameter is that of its batch.
 
     net: in training mode, its buffers (batch norm's means) move with every step as they would without recording.
     step: (x, y) -> Terms, without side effects but those of the net.
     """
 
     def __init__(self, net: nn.Module, step: Callable[[Tensor, Tensor], Terms], recorder: Recorder):
-        self.net, self.step, self.recorder = net, step, recorder
+        self.net, self.step, self.recorder, self.parameters = net, step, recorder, list(net.parameters())
         self.batch: tuple[Tensor, Tensor] | None = None
         self.recorded = False
 
@@ -84,7 +89,10 @@ class Replay:
             self._record(x, y)
         for place, now in zip(self.batch, (x, y), strict=True):
             place.copy_(now)
-        return self.recorder.replay()
+        terms, gradients = self.recorder.replay()
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):       # whatever they were set to
+            parameter.grad = gradient
+        return terms
 
     def _record(self, x: Tensor, y: Tensor) -> None:
         self.batch = x.clone(memory_format=torch.preserve_format), y.clone()
@@ -102,12 +110,15 @@ class Replay:
             _random(x.device, random)
         self.recorded = True
 
-    def _work(self) -> Terms:
+    def _work(self) -> Results:
         self.net.zero_grad()          # to None: gradients are written, not added up, to where the recorded ones lie
-        terms = self.step(*self.batch)
-        with torch.autocast(self.batch[0].device.type, enabled=False):        # backward has the forward pass's types
+        device = self.batch[0].device.type
+        given = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        with torch.autocast(device, **given, cache_enabled=False):        # else weights are those cast before recording
+            terms = self.step(*self.batch)
+        with torch.autocast(device, enabled=False):               # backward has the forward pass's types
             terms["total"].backward()
-        return {name: term.detach() for name, term in terms.items()}
+        return {name: term.detach() for name, term in terms.items()}, [p.grad for p in self.parameters]
 
 
 def _random(device: torch.device, state: Any = None) -> Any:
