@@ -9,8 +9,8 @@ import shutil
 import pytest
 import torch
 from hydra.utils import instantiate
+from second import Tape
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reprune import lightning, models
 from reprune.errors import UserError
@@ -18,39 +18,10 @@ from reprune.lightning import fit
 from reprune.methods.distillation import Distillation
 from reprune.methods.hgsr import HGSR
 from reprune.pipeline import run
-from reprune.replay import WARM_UP, NotRecordable, Replay
+from reprune.replay import NotRecordable, Replay
 from reprune.speed import Compiled
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-class Tape(TorchDispatchMode):
-    """What a CUDA graph is, on a CPU: the operations of the recorded work, each with the memory it read and wrote then.
-    A replay runs them again, nothing else: no Python of the work, no allocation. Waiting for a result is forbidden."""
-
-    def record(self, work):
-        for _ in range(WARM_UP):
-            work()
-        self.operations = []
-        with self:
-            self.results = work()
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        if operation in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            raise RuntimeError("operation not permitted when stream is capturing\nand a stack")
-        results = operation(*args, **(kwargs or {}))
-        self.operations.append((operation, args, kwargs or {}, results))
-        return results
-
-    @torch.no_grad()
-    def replay(self):
-        for operation, args, kwargs, results in self.operations:
-            again, returns = operation(*args, **kwargs), operation._schema.returns
-            pairs = [(results, again)] if len(returns) == 1 else zip(results, again, strict=True)
-            for (place, value), kind in zip(pairs, returns, strict=True):
-                if isinstance(place, torch.Tensor) and kind.alias_info is None:       # not a view, not in place
-                    place.copy_(value)
-        return self.results
 
 
 class Cycle:
