@@ -1,6 +1,7 @@
 """Whole runs on the digits, a second each: what a record promises, and that runs do not disturb each other."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import reprune
 from reprune.data import Data
 from reprune.pipeline import run
 from reprune.probe import Probe, evaluate
+from reprune.record import environment
 from reprune.store import key_of
 
 METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga"]
@@ -79,6 +81,21 @@ def test_a_committed_record_names_the_hash_of_its_own_config_and_no_place_of_the
         record = json.loads(file.read_text())
         assert record["key"] == file.stem == key_of(record["config"])
         assert not {"data_dir", "output_dir", "results_dir"} & set(record["config"]), file
+
+
+def test_a_commit_is_marked_where_code_differs_from_it_and_not_where_runs_have_written(monkeypatch, tmp_path):
+    code, result = tmp_path / "src" / "record.py", tmp_path / "results" / "runs" / "a.json"
+    for file in (code, result):
+        file.parent.mkdir(parents=True)
+        file.write_text("old")
+    for command in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "All"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setattr("reprune.record.__file__", str(code))
+    commit = environment("cpu")["git"]
+    result.write_text("new")
+    assert len(commit) == 12 and environment("cpu")["git"] == commit
+    code.write_text("new")
+    assert environment("cpu")["git"] == commit + "+"
 
 
 def test_another_seed_is_another_run(configure):

@@ -103,12 +103,13 @@ def environment(device: str, devices: int = 1) -> dict:
 
 
 def _git() -> str | None:
-    """The commit of the checkout this package lies in, `+` if files differ from it; None outside of one."""
+    """The commit of the checkout this package lies in, `+` if files other than results differ; None outside of one."""
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
                               timeout=10).stdout.strip()
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        changed = git("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)results")        # runs write there
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.SubprocessError):
         return None
 
