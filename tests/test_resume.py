@@ -11,8 +11,7 @@ from reprune.pipeline import run
 from reprune.store import Store
 
 TWO = ["recipe.baseline.epochs=2", "recipe.sparse.epochs=2", "recipe.recover.epochs=2"]
-METHODS = {"hgsr": [],
-           "sfp": ["method.silence_every=2", "recipe.sparse.epochs=3"],
+METHODS = {"sfp": ["method.silence_every=2", "recipe.sparse.epochs=3"],
            "l1": ["recipe.test_every_epoch=true", "method/rounds=steps", "method.rounds.n=2"],
            "ga": ["method.criterion.n_samples=60", "method.search.generations=3", "method.search.n_final=60",
                   "method.rounds.layers=2", "method.criterion.refresh=false"]}
