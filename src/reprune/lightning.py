@@ -33,6 +33,7 @@ for library in ("pytorch_lightning", "lightning_fabric"):
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")
 warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
+warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")          # no image is held out
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", ".*`srun` command is available.*")
 
