@@ -19,6 +19,7 @@ def serve():
     """-> .url, .mode, .histories: run id -> line number -> row"""
     state = SimpleNamespace(mode="answers", histories={})
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
+    server.handle_error = lambda *_: None                         # a run that ends hangs up: no word of it
     server.daemon_threads, server.block_on_close = True, False
     state.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
