@@ -1,6 +1,6 @@
 """A CIFAR-10 epoch on a GPU: what each step of the GPU path gains, how far it is from the chip's limit.
 
-    python bench/gpu.py          about ten minutes on one GPU; CIFAR-10 from DATA_DIR if it is there, else random images
+    python bench/gpu.py          on one GPU; CIFAR-10 from DATA_DIR if it is there, else random images
 
 Every line is `reprune.lightning.fit` as a run calls it, batches of 128, on images that lie on the GPU. `epoch, s` is
 the median of the epochs after the first, `first, s` the first one with all that is done once (kernels chosen, steps

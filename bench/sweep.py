@@ -1,6 +1,6 @@
 """What a sweep costs beside its runs: finished cells, the shared baseline, checkpoints.
 
-    python bench/sweep.py          about a minute and a half on two cores
+    python bench/sweep.py          about two minutes on two cores
 
 - `finished cell`: `-m method=l1 seed=range(40)` again, when all 40 records are there, start-up not counted: Hydra's
   basic sweeper, which launches every cell to find that out, and ours. (The records are one real record under 40 keys.)

@@ -42,7 +42,8 @@ def run_links(runs: list[dict]) -> str:
 def commits(line: Line) -> str:
     """Where the runs of a line do not share one checkout."""
     made_at = line.stats["commits"]
-    return f"{len(made_at)} commits: {', '.join(name[:7] for name in made_at)}" if len(made_at) > 1 else ""
+    names = ", ".join(name[:7] + "+" * name.endswith("+") for name in made_at)
+    return f"{len(made_at)} commits: {names}" if len(made_at) > 1 else ""
 
 
 def top1(ours: dict) -> str:
@@ -155,7 +156,7 @@ HINTS = {               # what is found in a table -> its explanation
     r"\(top-5\)": "**Top-5** stands where the paper gives nothing else; ours is top-1 all the same.",
     r"\| verdict": "**Verdict**: does the claim hold here? By [one rule](README.md#the-verdict) for all papers.",
     r"\| made at": "**Made at** n commits: the runs of the line were made by different states of this project.",
-    r"[0-9a-f]{12}\+ ": "**+** after a commit: when the run was made, files differed from it.",
+    r"[0-9a-f]{7}\+[ ,]": "**+** after a commit: when the run was made, files differed from it.",
     r"\| before recovery": "**Before recovery** is the accuracy after the last removal, before the last fine-tuning.",
     r"\| best epoch on test": "**Best epoch on test** is what some papers report, shown where it was recorded.",
     r"\| epochs": "**Epochs** are those run; after a slash, those of the paper's recipe, as far as it is known.",
