@@ -29,13 +29,13 @@ faults: setup    ## results/faults.md: sweeps killed at random must end as if no
 	$(BIN)/python tests/faults.py --report results/faults.md
 
 tables: figures    ## results/*.md from experiments/ and results/runs/, with the figures that there are
-	$(BIN)/python -m reprune.tables
+	$(BIN)/python -m reprune tables
 
 figures: setup    ## results/figures/*.svg from experiments/ and results/runs/
-	$(BIN)/python -m reprune.figures
+	$(BIN)/python -m reprune figures
 
 report: setup    ## results/index.html: all results on one page to search, sort and plot
-	$(BIN)/python -m reprune.report
+	$(BIN)/python -m reprune report
 
 bench: setup    ## results/bench.md: speed beside that of peers, measured in one run
 	$(BIN)/python bench/run.py

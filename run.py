@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict  # noqa: E402
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     from reprune.pipeline import run
-    from reprune.sweep import cell
+    from reprune.sweeps.cells import cell
 
     with open_dict(cfg):
         cfg.experiment = HydraConfig.get().runtime.choices.get("experiments")
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> float:
 if __name__ == "__main__":
     if any(a.startswith("experiments=") for a in sys.argv):
         from reprune.errors import UserError
-        from reprune.sweep import expand
+        from reprune.sweeps.cells import expand
 
         try:
             sys.argv = expand(sys.argv, ROOT)

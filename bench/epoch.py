@@ -3,7 +3,7 @@
     python bench/epoch.py          two to three minutes; CIFAR-10 from DATA_DIR when it is there, else random images
 
 ResNet-20, batches of 128, SGD with momentum and weight decay; the same loader and first weights for all. `reprune` is
-`reprune.lightning.fit` with curve, logger and checkpoint, as a run calls it; the hand-written loop also sums up loss
+`reprune.training.fit` with curve, logger and checkpoint, as a run calls it; the hand-written loop also sums up loss
 and top-1, and must end with the same weights. The plain Lightning module logs both in every step and leaves all but the
 progress bar at Lightning's defaults. Every round runs each of them over the same few batches, turn by turn. `epoch, s`
 is the time of these plus, for the batches missing to a whole epoch, the mean time of those after the first. Ratios are
@@ -33,9 +33,9 @@ from torch.nn import functional as F
 
 from reprune import models
 from reprune.data import Data
-from reprune.lightning import TrainingCurve, derive, fit
-from reprune.loggers import open_logger
-from reprune.store import Store
+from reprune.runs.loggers import open_logger
+from reprune.runs.store import Store
+from reprune.training.classifier import TrainingCurve, derive, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCHES, EPOCH, ROUNDS = 16, 391, 5                               # batches of a round, and of 50,000 images

@@ -2,7 +2,7 @@
 
     python bench/gpu.py          on one GPU; CIFAR-10 from DATA_DIR if it is there, else random images
 
-Every line is `reprune.lightning.fit` as a run calls it, batches of 128, on images that lie on the GPU. `epoch, s` is
+Every line is `reprune.training.fit` as a run calls it, batches of 128, on images that lie on the GPU. `epoch, s` is
 the median of the epochs after the first, `first, s` the first one with all that is done once (kernels chosen, steps
 recorded or compiled). `launched`: kernel by kernel; `replayed`: steps are CUDA graphs (`speed.graph`); `compiled`: by
 torch.compile as well (`speed.compile`). The ways take turns, the ratio is that of the medians.
@@ -37,9 +37,9 @@ from tabulate import tabulate
 from torch import nn
 
 from reprune import models
-from reprune.cost import cost
 from reprune.data import Data
-from reprune.lightning import TrainingCurve, fit
+from reprune.structure.cost import cost
+from reprune.training.classifier import TrainingCurve, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = {"float32, launched": ["speed.graph=false"],

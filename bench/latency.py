@@ -19,9 +19,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from reprune import cost, models, remove
-from reprune.allocation import Budget
 from reprune.methods.l1 import FilterNorm
-from reprune.probe import Probe
+from reprune.pruning.allocation import Budget
+from reprune.pruning.probe import Probe
 
 BATCH, ROUNDS = 64, 9
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from common import at_least, peak, ratio, spread, value
 from tabulate import tabulate
 
-from reprune.groups import trace
 from reprune.models import resnet
-from reprune.suffix import Suffix
-from reprune.surgery import silence
+from reprune.structure.groups import trace
+from reprune.structure.suffix import Suffix
+from reprune.structure.surgery import silence
 
 IMAGES, BATCH, ROUNDS = 256, 128, 3
 GROUPS = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1")

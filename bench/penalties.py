@@ -23,7 +23,7 @@ from reprune.methods.distillation import Distillation
 from reprune.methods.hgsr import HGSR, KINDS
 from reprune.methods.slimming import GammaL1
 from reprune.models import resnet
-from reprune.sockets import Step
+from reprune.pruning.sockets import Step
 
 BATCH = 128
 ROUNDS = {20: 9, 56: 7}                                           # of each depth

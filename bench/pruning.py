@@ -22,9 +22,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from reprune import cost, models, remove
-from reprune.allocation import Budget
 from reprune.methods.l1 import FilterNorm
-from reprune.probe import Probe
+from reprune.pruning.allocation import Budget
+from reprune.pruning.probe import Probe
 
 ROUNDS = 3
 

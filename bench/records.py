@@ -1,4 +1,4 @@
-"""What tables cost when much has run: `python -m reprune.tables` over 100, 1,000 and 10,000 synthetic records.
+"""What tables cost when much has run: `python -m reprune tables` over 100, 1,000 and 10,000 synthetic records.
 
     python bench/records.py        about a minute
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from common import at_most, process, value
 from tabulate import tabulate
 
-from reprune.results import STAGES
+from reprune.results.rows import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES, SEEDS = (100, 1_000, 10_000), 3
@@ -65,14 +65,14 @@ def line(what: str, n: int, root: Path | None, seconds: float, cpu: float, peak:
 
 
 def main() -> list[dict]:
-    found = [line("start", 0, None, *process("-m", "reprune.tables", "--help"))]
-    one_by_one = ("import sys; from pathlib import Path; from reprune.results import read_record; "
+    found = [line("start", 0, None, *process("-m", "reprune", "tables", "--help"))]
+    one_by_one = ("import sys; from pathlib import Path; from reprune.results.rows import read_record; "
                   "all = [read_record(f) for f in Path(sys.argv[1]).glob('results/runs/*.json')]")
     for n in SIZES:
         with tempfile.TemporaryDirectory() as name:
             root = project(Path(name) / "project", n)
             for what in ("tables, first", "tables"):
-                found.append(line(what, n, root, *process("-m", "reprune.tables", "--root", str(root))))
+                found.append(line(what, n, root, *process("-m", "reprune", "tables", "--root", str(root))))
             if n == max(SIZES):
                 found.append(line("json", n, root, *process("-c", one_by_one, str(root))))
     return found

@@ -15,7 +15,7 @@ from time import perf_counter
 
 from tabulate import tabulate
 
-from reprune import report
+from reprune.results import report
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]

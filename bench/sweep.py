@@ -30,10 +30,10 @@ from hydra.core.global_hydra import GlobalHydra
 from tabulate import tabulate
 
 from reprune import models
-from reprune.lightning import fit
 from reprune.pipeline import run
-from reprune.store import Store, write_json
-from reprune.sweep import cell
+from reprune.runs.store import Store, write_json
+from reprune.sweeps.cells import cell
+from reprune.training.classifier import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS, SWEEPS, BATCHES, SAVES = 40, 3, 25, 9

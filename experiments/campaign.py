@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
 
     try:
         if argv[:1] == ["pack"]:
-            from reprune.bundle import SPARED, THERE, pack
+            from reprune.sweeps.bundle import SPARED, THERE, pack
 
             args = pack_arguments(argv[1:])
             without = (*THERE, *SPARED, *filter(None, args.without.split(",")))
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
             print(f"there: sh {args.folder.name}/unpack.sh FOLDER")
             return 0
         args = arguments(argv)
-        from reprune.running import Campaign
+        from reprune.sweeps.running import Campaign
 
         return Campaign(ROOT, args, STARTED).run(argv)
     except UserError as error:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import reprune
 from reprune import models
 from reprune.methods.ga import Genetic, OutputError, quadratic
-from reprune.probe import Probe
+from reprune.pruning.probe import Probe
 
 EXACT = 1e-9                            # relative, in float64
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import reprune
 from reprune import models
+from reprune.structure.groups import traced
 
 EXACT = 1e-10           # error allowed, as a fraction of the change that a small change of the input makes
 
@@ -79,7 +80,7 @@ def lively(net: nn.Module, x: Tensor, generator: torch.Generator) -> nn.Module:
 def random_plan(net: nn.Module, seed: int, rate: float = 0.4) -> reprune.Plan:
     """Keeps each filter with probability 1 - rate, at least one of every group and, of two or more, not all."""
     generator, plan = torch.Generator().manual_seed(seed), {}
-    for group in reprune.groups.traced(net).groups:
+    for group in traced(net).groups:
         mask = torch.rand(group.size, generator=generator) >= rate
         lucky, unlucky = torch.randint(group.size, (2,), generator=generator)
         mask[unlucky], mask[lucky] = False, True

@@ -3,7 +3,7 @@
 import copy
 import json
 
-from reprune.tables import main
+from reprune.results.tables import main
 
 FULL, SHORT, CHANGED, OWN = "The paper's rows", "Short runs", "Changed runs", "Rows of our own"
 PAPER = {"baseline": 160, "sparse": 0, "recover": 40}

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from reprune.replay import WARM_UP
+from reprune.training.replay import WARM_UP
 
 AWAY = torch.device("cuda", 0)
 FORBIDDEN = RuntimeError("operation not permitted when stream is capturing\nand a stack")

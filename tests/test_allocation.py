@@ -9,14 +9,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from reprune import models
-from reprune.allocation import Budget, Global, PerLayer, Uniform, keep_best, removed
-from reprune.cost import cost
 from reprune.errors import UserError
-from reprune.layers import conv_numbers
 from reprune.methods.l1 import FilterNorm
-from reprune.probe import Probe
-from reprune.sensitivity import Sensitivity
-from reprune.surgery import remove
+from reprune.pruning.allocation import Budget, Global, PerLayer, Uniform, keep_best, removed
+from reprune.pruning.probe import Probe
+from reprune.pruning.sensitivity import Sensitivity
+from reprune.structure.cost import cost
+from reprune.structure.names import conv_numbers
+from reprune.structure.surgery import remove
 
 ROWS = ("resnet56-A", "resnet56-B", "resnet110-A", "resnet110-B", "vgg16-A")       # of Table 1, Li et al. 2017
 

@@ -18,12 +18,12 @@ from conftest import EPOCHS, ROOT, TINY
 from safetensors.torch import load_file
 from test_resume import result
 
-from reprune.bundle import SPARED, pack, packages, write_tar
-from reprune.campaign import Job, find, order
 from reprune.errors import UserError
 from reprune.pipeline import run
-from reprune.running import Campaign
-from reprune.throughput import Throughput
+from reprune.sweeps.bundle import SPARED, pack, packages, write_tar
+from reprune.sweeps.campaign import Job, find, order
+from reprune.sweeps.running import Campaign
+from reprune.sweeps.throughput import Throughput
 
 ROW = """\
 # @package _global_

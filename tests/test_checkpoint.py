@@ -9,8 +9,9 @@ from nets import quiet_trace, random_plan
 from safetensors.torch import load_file, save_file
 
 import reprune
-from reprune import checkpoint, files, models
+from reprune import files, models
 from reprune.errors import UserError
+from reprune.models import checkpoint
 
 RESNET = {"_target_": "reprune.models.resnet", "name": "resnet8", "depth": 8, "classes": 7}
 MODELS = {

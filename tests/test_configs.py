@@ -13,8 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from reprune import models
-from reprune.store import baseline_key, resolved
-from reprune.sweep import expand
+from reprune.runs.store import baseline_key, resolved
+from reprune.sweeps.cells import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 

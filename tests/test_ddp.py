@@ -10,8 +10,8 @@ from conftest import EPOCHS, TINY
 from hydra.utils import instantiate
 from torch import nn
 
-from reprune import lightning
 from reprune.errors import UserError
+from reprune.training import classifier as lightning
 
 
 def net() -> nn.Module:

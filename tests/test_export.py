@@ -11,7 +11,8 @@ import torch
 from nets import lively, quiet_trace, random_plan
 
 import reprune
-from reprune import export, models
+from reprune import models
+from reprune.models import export
 
 NETS = {
     "option A": {"_target_": "reprune.models.resnet", "name": "resnet8", "depth": 8, "classes": 7},
@@ -96,7 +97,7 @@ def test_the_state_dict_loads_without_pickled_code_and_fits(name, checkpoint, tm
 def test_the_command_prints_nothing_else(checkpoint, tmp_path):
     """No warning of torch in a fresh process."""
     file, _ = checkpoint("option A")
-    done = subprocess.run([sys.executable, "-m", "reprune.export", file, "--torchscript", tmp_path / "net.ts"],
+    done = subprocess.run([sys.executable, "-m", "reprune", "export", file, "--torchscript", tmp_path / "net.ts"],
                           capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
     assert re.fullmatch(r"wrote .*net\.ts \([\d.]+ MiB\)\nlargest difference of outputs [-\d.e]+\n", done.stdout)

@@ -14,9 +14,9 @@ import matplotlib
 import pytest
 from matplotlib.text import Text
 
-from reprune import drawing, tables
-from reprune.figures import build, for_page, main, told
 from reprune.pipeline import run
+from reprune.results import drawing, tables
+from reprune.results.figures import build, for_page, main, told
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEW = ("li2017/resnet56-A", "li2017/resnet56-B", "half/resnet56-l1", "half/resnet56-l1std")
@@ -144,7 +144,7 @@ def test_a_figure_is_the_same_bytes_whatever_the_user_has_set(small, tmp_path_fa
     first, rc = drawn(small), tmp_path_factory.mktemp("rc") / "matplotlibrc"
     rc.write_text("font.size: 20\nsvg.fonttype: none\nlines.linewidth: 9\n")
     shutil.rmtree(small / "results/figures")
-    subprocess.run([sys.executable, "-m", "reprune.figures", "--root", small], check=True,
+    subprocess.run([sys.executable, "-m", "reprune", "figures", "--root", small], check=True,
                    env={**os.environ, "PYTHONHASHSEED": "3", "MATPLOTLIBRC": str(rc)})
     assert first and drawn(small) == first
 

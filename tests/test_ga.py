@@ -26,7 +26,7 @@ import reprune
 from reprune.errors import UserError
 from reprune.methods import ga
 from reprune.methods.ga import Genetic, OutputError, greedy, quadratic
-from reprune.probe import Probe, evaluate
+from reprune.pruning.probe import Probe, evaluate
 
 
 @pytest.mark.parametrize("c", [2, 5, 8, 10])

@@ -6,10 +6,10 @@ import json
 import pytest
 from conftest import ROOT
 
-from reprune.records import canonical_hash
-from reprune.repeat import Repeater
-from reprune.results import departures, flat, read_row
-from reprune.store import NEUTRAL, baseline_key, key_of, unused, without
+from reprune.results.records import canonical_hash
+from reprune.results.repeat import Repeater
+from reprune.results.rows import departures, flat, read_row
+from reprune.runs.store import NEUTRAL, baseline_key, key_of, unused, without
 
 OLD = next(record for file in sorted((ROOT / "results/runs").glob("*.json"))      # as records were before the options
            if (record := json.loads(file.read_text()))["method"] == "l1")

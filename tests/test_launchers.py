@@ -16,8 +16,8 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from test_resume import result
 
-from reprune.launch import own_gpus
 from reprune.pipeline import run
+from reprune.sweeps.workers import own_gpus
 
 METHODS = ["l1", "random", "hgsr"]
 KNOBS = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": ["hydra.launcher.ray.init.num_cpus=2"]}

@@ -8,9 +8,9 @@ import torch
 from ga_nets import resnet8
 from hydra.utils import instantiate
 
-import reprune
 from reprune.errors import UserError
 from reprune.pipeline import allocate, prune, run
+from reprune.pruning import Budget
 
 
 def pruned_by(record: dict) -> int:
@@ -22,8 +22,8 @@ def test_layer_by_layer_spends_a_budget_that_is_decided_once_on_the_unpruned_net
     budget = ["method=l1", "method/allocation=macs", "method.allocation.macs=0.6", f"method.allocation.spread={spread}",
               "method.allocation.normalize=max"]
     shot = run(configure(*budget))
-    decided, nets, biases, ask = [], [], [], reprune.allocation.Budget.__call__
-    monkeypatch.setattr(reprune.allocation.Budget, "__call__", lambda self, s, p: decided.append(p) or ask(self, s, p))
+    decided, nets, biases, ask = [], [], [], Budget.__call__
+    monkeypatch.setattr(Budget, "__call__", lambda self, s, p: decided.append(p) or ask(self, s, p))
 
     def spy(method, probe, counts=None):
         nets.append((probe.cost({}).macs, counts))

@@ -15,9 +15,9 @@ from test_resume import TWO, Cut, cut_after
 from wandb.proto import wandb_internal_pb2
 from wandb_server import serve
 
-from reprune.loggers import open_logger, read, write
 from reprune.pipeline import run
-from reprune.store import Store
+from reprune.runs.loggers import open_logger, read, write
+from reprune.runs.store import Store
 
 OPTIONS = ["method=hgsr", *TWO]
 STAGES = ("baseline", "sparse", "recover")

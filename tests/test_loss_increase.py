@@ -7,8 +7,8 @@ from hydra.utils import instantiate
 from reprune import models
 from reprune.methods.l1 import FilterNorm
 from reprune.methods.loss_increase import Greedy, LossIncrease
-from reprune.probe import Probe
-from reprune.surgery import remove
+from reprune.pruning.probe import Probe
+from reprune.structure.surgery import remove
 
 
 def probe_of(configure, **node) -> Probe:

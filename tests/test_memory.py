@@ -9,13 +9,13 @@ import torch
 from ga_nets import Fixed
 from torch import nn
 
-from reprune import suffix
-from reprune.cost import allocated
 from reprune.methods import output_error
 from reprune.methods.ga import Genetic, OutputError
 from reprune.methods.loss_increase import LossIncrease
-from reprune.probe import Probe
-from reprune.sensitivity import Sensitivity
+from reprune.pruning.probe import Probe
+from reprune.pruning.sensitivity import Sensitivity
+from reprune.structure import suffix
+from reprune.structure.cost import allocated
 
 LIMIT = 4 * 2**20                      # bytes; all at once takes several times as much
 

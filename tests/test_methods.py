@@ -7,10 +7,10 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from reprune.groups import trace
 from reprune.models import build
-from reprune.probe import Probe
-from reprune.surgery import remove, zero_filters
+from reprune.pruning.probe import Probe
+from reprune.structure.groups import trace
+from reprune.structure.surgery import remove, zero_filters
 
 METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga"]
 
@@ -145,7 +145,7 @@ def test_l1std_is_its_equations(combine, over):
 
 def test_a_probe_reads_held_out_images_and_never_the_test_set(configure, monkeypatch):
     from reprune.data import Data
-    from reprune.probe import evaluate
+    from reprune.pruning.probe import evaluate
 
     monkeypatch.setattr(Data, "test", lambda *a, **k: pytest.fail("the test set was opened"))
     data = instantiate(configure().dataset)

@@ -9,8 +9,8 @@ import pytest
 from browser import View, missing, start, until
 from report_project import EVIL, small_project
 
-from reprune.report import content, main, page
-from reprune.summary import summary
+from reprune.results.lines import summary
+from reprune.results.report import content, main, page
 
 absent = missing()
 

@@ -11,7 +11,7 @@ from reprune.errors import UserError
 from reprune.methods.distillation import Distillation
 from reprune.methods.hgsr import HGSR, KINDS, regulariser
 from reprune.methods.slimming import GammaL1
-from reprune.sockets import Step
+from reprune.pruning.sockets import Step
 
 SHAPES = [(3, 4, 3, 3), (4, 2, 1, 1), (2, 3, 1, 3), (1, 5, 3, 2), (5, 1, 2, 2)]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reprune.summary import summary
-from reprune.tables import build
+from reprune.results.lines import summary
+from reprune.results.tables import build
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUNS = {file.stem: json.loads(file.read_text()) for file in sorted(REPOSITORY.glob("results/runs/*.json"))}

@@ -12,14 +12,15 @@ from hydra.utils import instantiate
 from second import Tape
 from torch import nn
 
-from reprune import lightning, models
+from reprune import models
 from reprune.errors import UserError
-from reprune.lightning import fit
 from reprune.methods.distillation import Distillation
 from reprune.methods.hgsr import HGSR
 from reprune.pipeline import run
-from reprune.replay import NotRecordable, Replay
-from reprune.speed import Compiled
+from reprune.training import classifier as lightning
+from reprune.training.classifier import fit
+from reprune.training.replay import NotRecordable, Replay
+from reprune.training.speed import Compiled
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

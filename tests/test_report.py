@@ -11,8 +11,8 @@ import pytest
 from project import CLAIM, ROW, record
 from report_project import EVIL, small_project
 
-from reprune.report import content, main, page
-from reprune.summary import summary
+from reprune.results.lines import summary
+from reprune.results.report import content, main, page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

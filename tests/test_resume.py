@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reprune import lightning, pipeline
+from reprune import pipeline
 from reprune.pipeline import run
-from reprune.store import Store
+from reprune.runs.store import Store
+from reprune.training import classifier as lightning
 
 TWO = ["recipe.baseline.epochs=2", "recipe.sparse.epochs=2", "recipe.recover.epochs=2"]
 METHODS = {"sfp": ["method.silence_every=2", "recipe.sparse.epochs=3"],

@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 import reprune
 from reprune.data import Data
 from reprune.pipeline import run
-from reprune.probe import Probe, evaluate
-from reprune.record import environment
-from reprune.store import key_of
+from reprune.pruning.probe import Probe, evaluate
+from reprune.runs.measure import environment
+from reprune.runs.store import key_of
 
 METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga"]
 
@@ -90,7 +90,7 @@ def test_a_commit_is_marked_where_code_differs_from_it_and_not_where_runs_have_w
         file.write_text("old")
     for command in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "All"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
-    monkeypatch.setattr("reprune.record.__file__", str(code))
+    monkeypatch.setattr("reprune.runs.measure.__file__", str(code))
     commit = environment("cpu")["git"]
     result.write_text("new")
     assert len(commit) == 12 and environment("cpu")["git"] == commit

@@ -12,8 +12,10 @@ from second import AWAY, Tape, second_device
 from test_resume import result
 from torch import nn
 
-from reprune import lightning, pipeline, speed
+from reprune import pipeline
 from reprune.pipeline import run
+from reprune.training import classifier as lightning
+from reprune.training import speed
 
 METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
 OPTIONS = ["method=l1 method/allocation=sensitivity method.allocation.macs=0.6",

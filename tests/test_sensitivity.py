@@ -11,8 +11,8 @@ from reprune import models
 from reprune.data import Data
 from reprune.errors import UserError
 from reprune.pipeline import allocate
-from reprune.probe import Probe
-from reprune.sensitivity import Sensitivity, tolerated
+from reprune.pruning.probe import Probe
+from reprune.pruning.sensitivity import Sensitivity, tolerated
 
 RATES = (0.125, 0.25, 0.5, 0.75, 0.9)
 

@@ -3,14 +3,15 @@
 import copy
 import json
 import shlex
+from itertools import pairwise
 
 import pytest
 from conftest import ROOT
 
-from reprune import show
 from reprune.errors import UserError
-from reprune.repeat import Repeater
-from reprune.store import Store, key_of
+from reprune.results import show
+from reprune.results.repeat import Repeater
+from reprune.runs.store import Store, key_of
 
 ROWS = ["li2017/resnet56-B", "half/resnet20-hgsr", "mitsuno2020/own-alexnet"]       # a claim, a setting, epochs
 
@@ -124,7 +125,7 @@ def test_bars_are_as_long_as_the_layers_are_wide():
 
 def test_departures_from_the_row_are_named(root, capsys, monkeypatch):
     monkeypatch.chdir(root)
-    assert show.main(["10bc6c97"]) == 0
+    assert show.main(["7282b13b"]) == 0
     assert 'method.penalties.hgsr.weight is 0.001, the row\'s file says 0.0001' in capsys.readouterr().out
 
 
@@ -147,8 +148,10 @@ def test_bad_keys_and_files_get_one_line(root, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(root)
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.json").write_text('{"schema": 1, "status": "running"}')
-    several = ", ".join(sorted(file.stem[:8] for file in (root / "results" / "runs").glob("8*.json")))
-    for given, told in (("xyz", "and 2"), ("8", f"give more digits: {several}"), ("", "no key"),
+    keys = sorted(file.stem for file in (root / "results" / "runs").glob("*.json"))
+    digit = next(a[0] for a, b in pairwise(keys) if a[0] == b[0])
+    several = ", ".join(key[:8] for key in keys if key[0] == digit)
+    for given, told in (("xyz", "and 2"), (digit, f"give more digits: {several}"), ("", "no key"),
                         (str(tmp_path / "a.json"), "cannot be read as a record"),
                         (str(tmp_path / "b.json"), "not the record of a finished run")):
         assert show.main([given, "--output-dir", str(tmp_path)]) == 1

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from test_resume import Cut, result
 
-from reprune import lightning
 from reprune.pipeline import run
+from reprune.training import classifier as lightning
 
 METHODS = {"hgsr": ["recipe.recover.epochs=2"],
            "sfp": ["recipe.sparse.epochs=2"],

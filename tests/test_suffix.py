@@ -6,7 +6,7 @@ from ga_nets import Branches, images, lively, masks
 from nets import build
 
 import reprune
-from reprune.suffix import Suffix
+from reprune.structure.suffix import Suffix
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet8", "mobilenet_v3_small", "squeezenet1_1", "two inputs per filter"])

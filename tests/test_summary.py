@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from project import PAPER, ROW, project, record
 
-from reprune import fingerprint as code
-from reprune.results import ENDS, RECORD, read_claim, read_record
-from reprune.summary import COLUMNS, collect, summary
-from reprune.verdict import KINDS, kind, verdict
+from reprune.results.lines import COLUMNS, collect, summary
+from reprune.results.rows import ENDS, RECORD, read_claim, read_record
+from reprune.results.verdict import KINDS, kind, verdict
+from reprune.runs import fingerprint as code
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -7,9 +7,9 @@ from torch import nn
 
 import reprune
 from reprune import models
-from reprune.cost import CostTable
-from reprune.groups import traced
-from reprune.surgery import silenced
+from reprune.structure.cost import CostTable
+from reprune.structure.groups import traced
+from reprune.structure.surgery import silenced, zero_filters
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,7 +143,7 @@ def test_zero_filters_is_soft():
     net, x = build("cifar-vgg16")
     quiet_trace(net, x)
     plan, before = random_plan(net, 0), snapshot(net)[0]
-    reprune.surgery.zero_filters(net, plan)
+    zero_filters(net, plan)
     gone = ~plan["features.3"]
     assert not net.features[3].weight[gone].any()
     assert torch.equal(net.features[3].weight[~gone][:, :1], before["features.3.weight"][~gone][:, :1])

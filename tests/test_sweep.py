@@ -16,11 +16,11 @@ from omegaconf import OmegaConf, open_dict
 from safetensors.torch import load_file
 from test_resume import result
 
-from reprune import status
-from reprune.compose import Composer
 from reprune.pipeline import run
-from reprune.store import Store, write_json
-from reprune.sweep import SWEEP, Cells, cell
+from reprune.runs.compose import Composer
+from reprune.runs.store import Store, write_json
+from reprune.sweeps import status
+from reprune.sweeps.cells import SWEEP, Cells, cell
 
 SILENT = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 

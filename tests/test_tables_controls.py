@@ -10,10 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from reprune import models
-from reprune.compose_rows import found_in
-from reprune.controls import CONTROLS, budget, controls_of
-from reprune.probe import Probe
-from reprune.results import Row, read_rows
+from reprune.pruning.probe import Probe
+from reprune.results.compose_rows import found_in
+from reprune.results.controls import CONTROLS, budget, controls_of
+from reprune.results.rows import Row, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = {row.id: row for row in read_rows(ROOT, [])[0]}

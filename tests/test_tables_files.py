@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from project import CHANGED, CLAIM, FULL, ROW, SHORT, claim, project, record, section, tables
 
-from reprune.compose_rows import found_in
-from reprune.tables import main
+from reprune.results.compose_rows import found_in
+from reprune.results.tables import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from project import FULL, claim, project, record, section, tables
 
-from reprune.tables import main
+from reprune.results.tables import main
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from project import CLAIM, FULL, ROW, index, project, record, section, tables
 
-from reprune.tables import main
+from reprune.results.tables import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

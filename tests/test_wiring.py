@@ -7,9 +7,9 @@ from nets import build, check_removal, lively, quiet_trace, random_plan
 from torch import nn
 
 import reprune
-from reprune.cost import CostTable
 from reprune.errors import UserError
-from reprune.groups import traced
+from reprune.structure.cost import CostTable
+from reprune.structure.groups import traced
 
 
 class Net(nn.Module):

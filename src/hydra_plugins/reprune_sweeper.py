@@ -12,7 +12,7 @@ class MissingSweeper(BasicSweeper):
     """Hydra imports this file at every start, so what it needs is imported when a sweep begins."""
 
     def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
-        from reprune.sweep import Cells
+        from reprune.sweeps.cells import Cells
 
         (cells,) = super().split_arguments(overrides, None)
         self.cells = Cells(self.hydra_context.config_loader, self.config)
@@ -23,7 +23,7 @@ class MissingSweeper(BasicSweeper):
         super().validate_batch_is_legal([cell for cell in batch if not self.cells.composes(cell)])
 
     def sweep(self, arguments: list[str]) -> Any:
-        from reprune.sweep import Summary
+        from reprune.sweeps.cells import Summary
 
         returns = None
         try:

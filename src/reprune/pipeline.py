@@ -15,20 +15,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from reprune import models
-from reprune.allocation import keep_best, removed
 from reprune.data import Data
 from reprune.errors import UserError
-from reprune.fingerprint import fingerprint
-from reprune.groups import Plan
-from reprune.lightning import PruningCallback, TestCurve, TrainingCurve, derive, device, fit, seeded
-from reprune.loggers import open_logger
-from reprune.probe import Probe
-from reprune.record import SCHEMA, Stopwatch, environment, group_norms, measure, show, timed, widths
-from reprune.rounds import Round
-from reprune.sockets import Method
-from reprune.store import Store
-from reprune.surgery import remove
-from reprune.unfinished import spent
+from reprune.pruning.allocation import keep_best, removed
+from reprune.pruning.probe import Probe
+from reprune.pruning.rounds import Round
+from reprune.pruning.sockets import Method
+from reprune.runs.fingerprint import fingerprint
+from reprune.runs.loggers import open_logger
+from reprune.runs.measure import SCHEMA, Stopwatch, environment, group_norms, measure, show, timed, widths
+from reprune.runs.store import Store
+from reprune.structure.groups import Plan
+from reprune.structure.surgery import remove
+from reprune.training.checkpoints import spent
+from reprune.training.classifier import PruningCallback, TestCurve, TrainingCurve, derive, device, fit, seeded
 
 
 def run(cfg: DictConfig) -> dict:

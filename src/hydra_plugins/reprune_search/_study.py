@@ -16,9 +16,9 @@ from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_p
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
-from reprune.compose import Composer
-from reprune.lightning import derive
-from reprune.store import NOT_IN_KEY, Store
+from reprune.runs.compose import Composer
+from reprune.runs.store import NOT_IN_KEY, Store
+from reprune.training.classifier import derive
 
 
 class Search(OptunaSweeperImpl):

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reprune.errors import UserError
-from reprune.sockets import Step
+from reprune.pruning.sockets import Step
 
 
 def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -36,10 +36,10 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from torch import Tensor
 
 from reprune.errors import UserError
-from reprune.groups import FilterGroup, Plan
 from reprune.methods.output_error import OutputError, error_matrix, quadratic
-from reprune.probe import Probe, eval_mode
-from reprune.suffix import Suffix
+from reprune.pruning.probe import Probe, eval_mode
+from reprune.structure.groups import FilterGroup, Plan
+from reprune.structure.suffix import Suffix
 
 __all__ = ["Genetic", "OutputError", "error_matrix", "greedy", "quadratic"]
 

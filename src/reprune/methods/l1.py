@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from reprune.errors import UserError
-from reprune.groups import FilterGroup
-from reprune.probe import Probe
-from reprune.sockets import Criterion
+from reprune.pruning.probe import Probe
+from reprune.pruning.sockets import Criterion
+from reprune.structure.groups import FilterGroup
 
 
 def lp_norm(w: Tensor, p: float = 1) -> Tensor:

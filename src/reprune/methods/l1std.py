@@ -20,11 +20,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reprune.allocation import NORMALIZERS
 from reprune.errors import UserError
-from reprune.groups import FilterGroup
-from reprune.probe import Probe
-from reprune.sockets import Criterion
+from reprune.pruning.allocation import NORMALIZERS
+from reprune.pruning.probe import Probe
+from reprune.pruning.sockets import Criterion
+from reprune.structure.groups import FilterGroup
 
 COMBINE = {
     "sum": lambda n, s, alpha: n + alpha * s,

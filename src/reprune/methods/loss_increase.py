@@ -21,13 +21,13 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from reprune.allocation import Budget, removed
 from reprune.errors import UserError
-from reprune.groups import FilterGroup, Plan
-from reprune.probe import Probe, eval_mode
-from reprune.sockets import Criterion, Scores
-from reprune.suffix import Suffix
-from reprune.surgery import remove
+from reprune.pruning.allocation import Budget, removed
+from reprune.pruning.probe import Probe, eval_mode
+from reprune.pruning.sockets import Criterion, Scores
+from reprune.structure.groups import FilterGroup, Plan
+from reprune.structure.suffix import Suffix
+from reprune.structure.surgery import remove
 
 
 class LossIncrease(Criterion):

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reprune.errors import UserError
-from reprune.groups import FilterGroup, Slice
-from reprune.probe import Probe, eval_mode
-from reprune.sockets import Criterion, Scores
+from reprune.pruning.probe import Probe, eval_mode
+from reprune.pruning.sockets import Criterion, Scores
+from reprune.structure.groups import FilterGroup, Slice
 
 MEMORY = 2**30                          # bytes that the unfolded inputs of a layer may take at once, about
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 import torch
 
-from reprune.groups import FilterGroup
-from reprune.probe import Probe
-from reprune.sockets import Criterion, Scores
+from reprune.pruning.probe import Probe
+from reprune.pruning.sockets import Criterion, Scores
+from reprune.structure.groups import FilterGroup
 
 
 class Random(Criterion):

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from reprune.errors import UserError
-from reprune.groups import FilterGroup
-from reprune.probe import Probe
-from reprune.sockets import Criterion, Step
+from reprune.pruning.probe import Probe
+from reprune.pruning.sockets import Criterion, Step
+from reprune.structure.groups import FilterGroup
 
 
 def scale_factors(net: nn.Module) -> Tensor:

@@ -24,7 +24,7 @@ from reprune.models.cifar_vgg import vgg
 from reprune.models.narrow import narrow_alexnet, narrow_resnet, narrow_vgg
 from reprune.models.torchvision_zoo import resnet_cifar_stem, torchvision
 from reprune.models.weights import load_weights
-from reprune.notes import note
+from reprune.structure.notes import note
 
 __all__ = ["build", "load_weights", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "resnet", "resnet_cifar_stem",
            "torchvision", "vgg"]

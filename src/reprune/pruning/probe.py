@@ -1,0 +1,110 @@
+"""What a criterion or an allocation may look at: the net, its groups and costs, training and held-out images.
+
+The test set is not reachable from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reprune.structure.cost import Cost, CostTable
+from reprune.structure.groups import FilterGroup, Plan, trace, traced
+from reprune.structure.surgery import silenced
+
+
+@dataclass
+class Probe:
+    """A view of one net in one round."""
+
+    net: nn.Module                      # on its device, traced
+    example: Tensor                     # [1, C, H, W]
+    data: Any = None                    # a `reprune.data` set; its test images are not used here
+    seed: int = 0
+    batch_size: int = 250
+    share: float = 1.0                  # of the whole reduction that this round must reach
+    original: Original | None = None    # the net before the first round
+    memo: dict = field(default_factory=dict, init=False)    # what was found out about this net, for whoever asks again
+
+    def __post_init__(self) -> None:
+        trace(self.net, self.example)
+        if self.original is None:
+            self.original = Original(self.net, self.cost({}), {g.name: g.size for g in self.groups})
+
+    @property
+    def groups(self) -> list[FilterGroup]:
+        return traced(self.net).groups
+
+    @cached_property
+    def costs(self) -> CostTable:
+        return CostTable(self.net)
+
+    def cost(self, plan: Plan) -> Cost:
+        """Parameters and MACs after `plan`, computed without running the net."""
+        return self.costs.plan(plan)
+
+    def generator(self) -> torch.Generator:
+        """The same random numbers for the same seed, whatever ran before."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def loss(self, plan: Plan, n: int = 1000) -> float:
+        """Mean cross-entropy of the silenced net on n training images (or all) drawn with the probe's seed."""
+        n = min(n, len(self.data.parts.train))
+        loader = self.data.plain(self.batch_size, self.seed, n, self.example.device)
+        with silenced(self.net, plan) as net:
+            return evaluate(net, loader)[0]
+
+    def accuracy(self, plan: Plan) -> float:
+        """Top-1 in percent of the silenced net on the held-out part of the training set."""
+        with silenced(self.net, plan) as net:
+            return evaluate(net, self.data.val(self.batch_size, self.example.device))[1]
+
+
+@dataclass(frozen=True)
+class Original:
+    """The net before the first round: what a reduction is measured against."""
+
+    net: nn.Module
+    cost: Cost
+    sizes: dict[str, int]                                     # filters per group
+    memo: dict = field(default_factory=dict)                  # as of a probe, but for all rounds
+
+    def look(self, now: Probe) -> Probe:
+        """What `now` would have seen of it."""
+        then = replace(now, net=self.net)
+        then.memo = self.memo
+        return then
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """In eval mode; afterwards every module has the mode it had."""
+    modes = {m: m.training for m in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, loader: Any) -> tuple[float, float]:
+    """-> mean cross-entropy, top-1 in percent; in eval mode, the mode is put back."""
+    losses, hits, seen = [], [], 0                                # tensors: a GPU is waited for once, at the end
+    with eval_mode(net):
+        for x, y in loader:
+            logits = net(x)                                       # [B, classes]
+            losses.append(F.cross_entropy(logits, y, reduction="sum"))
+            hits.append((logits.argmax(1) == y).sum())
+            seen += len(y)
+    loss = 0.0
+    for value in torch.stack(losses).tolist():                    # in double precision, in this order
+        loss += value
+    return loss / seen, 100 * int(torch.stack(hits).sum()) / seen

@@ -1,0 +1,104 @@
+"""The sockets a pruning method plugs into. A `Method` has no behaviour of its own: its YAML node fills these, so the
+YAML is the summary of the method, and an ablation (that criterion with this allocation) is a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reprune.errors import UserError
+from reprune.structure.groups import FilterGroup, Plan
+
+if TYPE_CHECKING:
+    from reprune.pruning.probe import Probe
+    from reprune.pruning.rounds import Round
+
+Scores = dict[str, Tensor]
+"""Group name -> one score per filter, float [size]; larger = keep."""
+
+
+@dataclass
+class Step:
+    """What a penalty may look at in one training step."""
+
+    net: nn.Module
+    x: Tensor                           # [B, C, H, W]
+    y: Tensor                           # [B]
+    logits: Tensor                      # [B, classes]
+    epoch: int = 0
+    teacher: nn.Module | None = None    # the unpruned net, in eval mode, where a penalty has `needs_teacher = True`
+
+
+class Penalty(Protocol):
+    """Added to the cross-entropy; sparse regularisers and distillation alike."""
+
+    def __call__(self, step: Step) -> Tensor: ...
+
+
+class Criterion:
+    """How much each filter matters. Subclasses give `score`; one that must see all groups at once gives `__call__`."""
+
+    def score(self, group: FilterGroup, probe: Probe) -> Tensor:
+        """-> [size], larger = keep."""
+        raise TypeError(f"{type(self).__name__} must define score(group, probe) or __call__(groups, probe)")
+
+    @torch.no_grad()
+    def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
+        return {g.name: self.score(g, probe).detach().float().cpu() for g in groups}
+
+
+class Allocation(Protocol):
+    """How many filters of each group stay, given their scores: a rate, a threshold, a budget, a search over widths."""
+
+    def candidates(self, probe: Probe) -> list[FilterGroup]:
+        """The groups it may prune, in order of execution: what rounds go through."""
+
+    def __call__(self, scores: Scores, probe: Probe) -> Plan:
+        """Prunes only groups that have scores."""
+
+
+class Search(Protocol):
+    """Which filters stay: a better choice of as many filters per group as the allocation's plan has."""
+
+    def __call__(self, plan: Plan, probe: Probe) -> Plan: ...
+
+
+class Transform(Protocol):
+    """Changes weights right after surgery (least squares, say), never shapes."""
+
+    def __call__(self, net: nn.Module, probe: Probe) -> nn.Module: ...
+
+
+class Rounds(Protocol):
+    """One shot, n steps with a rising rate, layer by layer."""
+
+    def __call__(self, plan: Callable[[], Plan]) -> Iterable[Round]:
+        """plan(): what would go if everything went at once."""
+
+
+@dataclass
+class Method:
+    """One pruning method: sockets, filled by conf/method/<name>.yaml."""
+
+    name: str
+    criterion: Criterion | None = None
+    allocation: Allocation | None = None
+    rounds: Rounds | None = None
+    search: Search | None = None                                              # null: the filters with the lowest scores
+    penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
+    silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
+    repair: Transform | None = None                                           # right after surgery
+    recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
+    prunes: bool = True                                                       # False: the unpruned control
+
+    def __post_init__(self) -> None:
+        if self.prunes and not (self.criterion and self.allocation and self.rounds):
+            raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
+
+    @property
+    def trains_sparse(self) -> bool:
+        return bool(self.penalties) or self.silence_every > 0

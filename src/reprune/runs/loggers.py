@@ -1,0 +1,246 @@
+"""Where curves go: CSV files beside the record, Weights & Biases too, or nowhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.loggers.logger import Logger
+
+from reprune.errors import UserError
+from reprune.files import write_text
+from reprune.results.rows import read_claim
+from reprune.results.verdict import claimed_delta
+from reprune.runs.store import Store
+from reprune.training.classifier import Classifier
+
+NO_KEY = "no API key was found"
+
+
+def open_logger(cfg: DictConfig, store: Store) -> NoLogger:
+    return {"csv": CsvLogger, "wandb": WandbRun, "none": NoLogger}[cfg.logger.kind](cfg, store)
+
+
+class NoLogger:
+    """Logs nothing; also the interface of the others."""
+
+    def __init__(self, cfg: DictConfig, store: Store):
+        self.cfg, self.store = cfg, store
+
+    def stage(self, name: str) -> Logger | bool:
+        """What Lightning logs one stage to."""
+        return False
+
+    def close(self, record: dict | None = None, failed: bool = False) -> None:
+        """After the run, with its record, or with failed=True."""
+
+
+class CsvLogger(NoLogger):
+    """<output_dir>/<key>/<stage>/metrics.csv: a row per epoch. A stage that goes on goes on with its rows."""
+
+    def __init__(self, cfg: DictConfig, store: Store):
+        super().__init__(cfg, store)
+        self.again = cfg.force and not (store.folder / "stages").is_dir()       # not an attempt that goes on
+        if self.again:
+            for file in self.files():
+                if file.parent.name != "baseline":                # which is not trained again
+                    file.unlink()
+
+    def files(self) -> list[Path]:
+        """Of the stages so far, in order."""
+        return sorted(self.store.folder.glob("*/metrics.csv"), key=lambda f: f.stat().st_mtime_ns)
+
+    def stage(self, name: str) -> Logger | bool:
+        return Curve(self.store.folder / name / "metrics.csv", self.grown)
+
+    def grown(self) -> None:
+        """One row more has been written."""
+
+
+class Curve(Logger, pl.Callback):
+    """The rows of one stage. Lightning tells a logger of an epoch after its checkpoint is saved: an epoch would be lost
+    where the run is cut off between the two. So this one also listens as a callback, before the one that saves."""
+
+    name = version = None
+
+    def __init__(self, file: Path, grown: Callable[[], None]):
+        super().__init__()
+        self.file, self.grown, self.rows = file, grown, []
+
+    def log_graph(self, model: pl.LightningModule, input_array: Any = None) -> None:
+        model.trainer.callbacks.insert(0, self)                   # where a logger gets hold of the trainer
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The record has them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Too late, see above."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+        self.rows = [row for row in read(self.file) if row["epoch"] < trainer.current_epoch]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        means = {f"{module.stage}/{name}": trainer.strategy.reduce(total / module.seen, reduce_op="mean")
+                 for name, total in module.sums.items()}          # of every process, before one of them writes
+        if trainer.is_global_zero:
+            values = {name: value.item() for name, value in {**trainer.callback_metrics, **means}.items()}
+            self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step,
+                              **dict(sorted(values.items()))})
+            write(self.file, self.rows)
+            self.grown()
+
+
+def read(file: Path) -> list[dict[str, float]]:
+    if not file.is_file():
+        return []
+    with file.open(newline="") as lines:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(lines)]
+    return [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
+
+
+def write(file: Path, rows: list[dict[str, float]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
+
+
+class WandbRun(CsvLogger):
+    """One W&B run: its id is the record's key, its group the experiment; stages are prefixes of its curves.
+
+    Online with a key (`wandb login` or WANDB_API_KEY), offline without one or without a server. What counts are the CSV
+    files: every attempt logs all they hold, and W&B drops the steps it has. So W&B has the whole curve even where an
+    earlier attempt took what was not yet sent, or not yet on the disk, with it. Whatever W&B does, the run goes on.
+    """
+
+    def __init__(self, cfg: DictConfig, store: Store):
+        super().__init__(cfg, store)
+        self.mode = os.environ.get("WANDB_MODE", "online")
+        self.run, self.sent, self.offline, self.why = None, 0, self.mode != "online", f"WANDB_MODE is {self.mode}"
+        if not self.offline:
+            self.why = NO_KEY
+            self.offline = not (self._try(self._login) and self._try(self._open))
+            if self.offline and self.why != NO_KEY:
+                print(f"W&B: {self.why}; logging offline")
+        if self.offline and self.mode != "disabled":
+            self._try(self._open)
+
+    def _login(self) -> bool:
+        import wandb
+
+        wandb.setup(wandb.Settings(silent=True))
+        return wandb.login(prompt=False, verify=False)            # to verify is to wait for the server, without a limit
+
+    def _try(self, what: Callable[[], Any]) -> Any:
+        try:
+            return what()
+        except Exception as error:
+            self.run, self.why = None, " ".join(str(error).split()) or type(error).__name__
+            self._end_service()                                   # it may be dead, or hold on to the run
+            return None
+
+    def _end_service(self) -> None:
+        import wandb
+
+        with suppress(Exception):
+            wandb.teardown()
+
+    def _open(self) -> bool:
+        import wandb
+
+        cfg = self.cfg
+        self.store.folder.mkdir(parents=True, exist_ok=True)
+        self.sent = 0
+        self.run = wandb.init(
+            project=cfg.logger.project, entity=cfg.logger.entity, id=self.store.key, reinit="create_new",
+            # offline the folder on disk holds the whole curve: uploaded, it takes the place of what is there
+            resume=None if self.offline or self.again else "allow",
+            **names(cfg.method.name, cfg.model.name, cfg.dataset.name, cfg.recipe.name, cfg.seed, cfg.experiment,
+                    *(cfg.logger.tags or [])),
+            config=self.store.config, dir=str(self.store.folder), mode="offline" if self.offline else "online",
+            settings=wandb.Settings(silent=True, init_timeout=cfg.logger.timeout, finish_timeout=cfg.logger.timeout,
+                                    finish_timeout_raises=True))
+        self._send()
+        for old in self.store.folder.glob(f"wandb/offline-run-*-{self.store.key}"):
+            if old != self.folder:                                # all it holds is in the new one
+                shutil.rmtree(old, ignore_errors=True)
+        return True
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.dir).parent
+
+    def _send(self) -> bool:
+        rows = [row for file in self.files() for row in read(file)]
+        for step, row in enumerate(rows[self.sent:], self.sent):
+            self.run.log(row, step=step)
+        self.sent = max(self.sent, len(rows))
+        return True
+
+    def grown(self) -> None:
+        if self.run is not None and not self._try(self._send):
+            print(f"W&B: {self.why}; the curves go on in {self.store.folder}/*/metrics.csv")
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "run": None}                     # where several processes train, this one sends
+
+    def close(self, record: dict | None = None, failed: bool = False) -> None:
+        done = self.run is not None and self._try(lambda: self._finish(record, failed))
+        if not done and self.mode != "disabled":                  # all of it again, to a folder on the disk
+            self.offline = True
+            done = self._try(self._open) and self._try(lambda: self._finish(record, failed))
+        if done and self.offline:
+            self._end_service()                                   # it writes the last lines now
+            print(f"W&B logged offline, {self.why}; upload later with:  wandb sync {shlex.quote(str(done))}")
+        elif not done:
+            print(f"W&B: {self.why}; the curves are in {self.store.folder}/*/metrics.csv")
+
+    def _finish(self, record: dict | None, failed: bool) -> Path:
+        """-> where W&B keeps the run on the disk"""
+        folder = self.folder
+        self._send()
+        if record is not None:
+            for step, row in enumerate(layers(record), self.sent):
+                self.run.log(row, step=step)
+            self.run.summary.update(numbers(record))
+        self.run.finish(exit_code=int(failed))
+        return folder
+
+
+def names(method: str, model: str, dataset: str, recipe: str, seed: int, row: str | None, *tags: str) -> dict[str, Any]:
+    """What a run is called at W&B, beside its id, which is the key."""
+    return {"name": f"{method}-{model}-{dataset}-{seed}", "group": row or f"{model}-{dataset}", "job_type": method,
+            "tags": [method, model, dataset, recipe, *tags]}
+
+
+def layers(record: dict) -> Iterator[dict[str, float]]:
+    """A row per layer after those of the epochs: the nets of several runs are curves over `layer`."""
+    for place, (before, after) in enumerate(record["widths"].values(), 1):
+        yield {"layer": place, "widths/before": before, "widths/after": after, "widths/kept": 100 * after / before}
+
+
+def numbers(record: dict) -> dict[str, Any]:
+    """The summary that `reprune dashboard` compares: baseline/..., pruned/..., claim/..., drops in percent."""
+    base, pruned, widths = record["baseline"], record["pruned"], record["widths"].values()
+    flat = {f"{part}/{k}": v for part in ("baseline", "pruned", "epochs", "seconds") for k, v in record[part].items()}
+    drops = {f"{k}_drop": 100 * (1 - pruned[k] / base[k]) for k in ("params", "macs")}
+    drops["filters_drop"] = 100 * (1 - sum(after for _, after in widths) / max(sum(before for before, _ in widths), 1))
+    claim = {}
+    with suppress(UserError):                                     # a bad claim: the tables tell
+        claim = read_claim(record["claim"]) if record.get("claim") else {}
+    if (delta := claimed_delta(claim)) is not None:
+        claim["delta"] = delta
+    return {**flat, **drops, "delta_top1": pruned["top1"] - base["top1"],
+            "speedup": base["latency_ms"] / pruned["latency_ms"], "seconds/total": sum(record["seconds"].values()),
+            "commit": record["env"].get("git"), "started": record["started"],
+            **{f"claim/{k}": v for k, v in claim.items() if isinstance(v, int | float | str)}}

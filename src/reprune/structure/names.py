@@ -1,0 +1,28 @@
+"""How a config names layers: by number, as papers do, by the beginning of a name, or by a pattern."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+from torch import nn
+
+from reprune.structure.groups import traced
+
+
+def conv_numbers(net: nn.Module) -> dict[str, int]:
+    """Conv layers numbered from 1 in order of execution; shortcut projections are not counted (Li et al. 2017)."""
+    convs = nn.Conv1d | nn.Conv2d | nn.Conv3d
+    names = [name for name, axis in traced(net).axes if axis == "out" and isinstance(net.get_submodule(name), convs)]
+    counted = [n for n in names if "downsample" not in n and "shortcut" not in n]
+    return {**dict.fromkeys(names, 0), **{n: i for i, n in enumerate(counted, 1)}}
+
+
+def matches(key: int | str, name: str, numbers: dict[str, int]) -> bool:
+    """Does `key` of `skip` or `rates` mean the layer `name`?
+
+    >>> [matches(key, "layer1.0.conv1", {"layer1.0.conv1": 2}) for key in (2, "2", "layer1", "*.conv1", "layer", 3)]
+    [True, True, True, True, False, False]
+    """
+    if isinstance(key, int) or str(key).isdigit():
+        return numbers.get(name) == int(key)
+    return name == key or name.startswith(f"{key}.") or fnmatch(name, key)

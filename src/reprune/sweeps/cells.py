@@ -1,0 +1,216 @@
+"""Sweeps: which rows a pattern names, which cells are missing, and what a cell that fails does (it is noted, the others
+run, the end tells)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from reprune.errors import UserError, user_error
+from reprune.files import GO_ON, write_json
+from reprune.runs.compose import Composer, outside_of_jobs
+from reprune.runs.store import Store
+
+SWEEP = "REPRUNE_SWEEP"                 # environment variable: the id of the sweep, for jobs in other processes
+
+
+def expand(overrides: list[str], root: Path) -> list[str]:
+    """Row ids of experiments=...: Hydra neither globs into folders nor lists what they hold.
+
+    "experiments=glob(li2017/*)" -> "experiments=li2017/resnet110-A,li2017/resnet110-B,..."; other overrides stay.
+    Raises UserError with the valid ids where one is unknown.
+    """
+    name = "experiments="
+    return [name + ",".join(rows(o.removeprefix(name), root)) if o.startswith(name) else o for o in overrides]
+
+
+def rows(choice: str, root: Path) -> list[str]:
+    valid = sorted(p.relative_to(root / "experiments").with_suffix("").as_posix()
+                   for p in (root / "experiments").glob("*/*.yaml"))
+    chosen = []
+    for part in choice.split(","):
+        pattern = re.fullmatch(r"glob\((.*)\)", part)
+        found = [v for v in valid if fnmatch(v, pattern[1])] if pattern else [v for v in valid if v == part]
+        if not found and part != "null":
+            raise UserError(f"experiments={part} matches no row; the rows are: {', '.join(valid)}")
+        chosen += found or [part]
+    return chosen
+
+
+class Cells:
+    """The cells of one sweep: those that are finished are named, published for the row that asks, and not launched.
+
+    A cell is left out only if its record lies under the very key that its job would compute. Hence what this process
+    cannot know for sure is left to the job, which looks again and skips as well: a config that does not compose or
+    resolve here (a job then tells why), or that depends on the job (${hydra:...}, hydra.job.env_set, hydra.job.chdir).
+    What both read alike is files, the working directory and the environment of the command: a launcher that starts
+    jobs elsewhere has to pass them on for its jobs to find their data.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig):
+        self.compose = Composer(loader, config.hydra.job.config_name, config.hydra.overrides.hydra)
+        self.output_dir = Path(config.output_dir)
+        self.launched: dict[tuple[str, ...], Store | None] = {}   # None: this process cannot tell its key
+        self.skipped = 0
+
+    def missing(self, cells: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The overrides of the cells to launch."""
+        todo = []
+        for cell in cells:
+            store, record = self._look(cell)
+            if record is None:
+                todo.append(list(cell))
+                self.launched[tuple(cell)] = store
+            else:
+                print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
+                self.skipped += 1
+        return todo
+
+    def _look(self, cell: Sequence[str]) -> tuple[Store | None, dict | None]:
+        """-> its place, its record where there is nothing to do"""
+        try:
+            with outside_of_jobs():
+                cfg = self.compose(cell)
+                store = Store(cfg)
+                force, row = cfg.force, cfg.experiment
+        except Exception:                                         # whatever it is, the job will meet and tell it
+            return None, None
+        record = None if force else store.finished()
+        try:
+            if record is not None:
+                store.serve(record, row)
+        except UserError:                                         # results_dir cannot be written: the job tells
+            return store, None
+        return store, record
+
+    def composes(self, cell: Sequence[str]) -> bool:
+        try:
+            self.compose(cell)
+            return True
+        except Exception:
+            return False
+
+    def count(self) -> str:
+        """How the sweep has ended."""
+        failed = {note["overrides"] for note in failures(self.output_dir)}
+        ended = [("failed" if " ".join(cell) in failed else "done" if store is None or store.finished() else "lost")
+                 for cell, store in self.launched.items()]
+        lost = ended.count("lost")
+        return (f"{self.skipped + len(ended)} cells: {ended.count('done')} done, {self.skipped} finished before, "
+                f"{ended.count('failed')} failed" + f", {lost} without a record" * (lost > 0))
+
+
+def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
+    """One run -> its `objective`. Bad input ends a single run with one line, and a cell of a sweep with NaN."""
+    note = Path(cfg.output_dir) / "failed" / f"{_name(cfg)}.json"
+    try:
+        value = objective(run(cfg), cfg.search.macs)
+    except Exception as error:
+        line = user_error(error)                                  # Hydra and Lightning wrap what a method raises
+        if HydraConfig.get().mode is not RunMode.MULTIRUN:
+            if line:
+                raise SystemExit(f"error: {line}") from None
+            raise
+        line = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        what = " ".join(HydraConfig.get().overrides.task)
+        print(f"error: {line}\n  in: {what}", file=sys.stderr)
+        content = {"sweep": os.environ.get(SWEEP), "overrides": what, "error": line,
+                   "traceback": traceback.format_exc(), "when": datetime.now(UTC).isoformat("T", "seconds")}
+        try:
+            write_json(note, content)
+        except UserError:                                         # a full disk may be why the cell has failed
+            if Summary.unwritten is None:
+                raise                                             # a job of its own: its launcher tells the sweep
+            Summary.unwritten.append(content)
+        return math.nan
+    with suppress(OSError):                                       # a finished cell, on a disk that is read-only
+        note.unlink(missing_ok=True)
+    return value
+
+
+def objective(record: dict, macs: float | None = None) -> float:
+    """What a search maximises: top-1 in percent on the held-out images; NaN where none are held out.
+
+    macs: the share of the baseline's MACs that may stay. A net that keeps more is worth less than nothing, by the
+    excess in percent, so that a search finds its way back.
+
+    >>> record = {"baseline": {"macs": 200}, "pruned": {"macs": 120, "val_top1": 91.0}}
+    >>> objective(record), objective(record, macs=0.6), objective(record, macs=0.5)
+    (91.0, 91.0, -10.0)
+    """
+    excess = 100 * (record["pruned"]["macs"] / record["baseline"]["macs"] - (1 if macs is None else macs))
+    if excess > 0:
+        return -round(excess, 4)
+    value = record["pruned"].get("val_top1")
+    return math.nan if value is None else value
+
+
+def _name(cfg: DictConfig) -> str:
+    """The run's key; where it has none (a missing file of weights), a hash of the overrides."""
+    try:
+        return Store(cfg).key
+    except Exception:
+        return hashlib.sha256(" ".join(HydraConfig.get().overrides.task).encode()).hexdigest()[:16]
+
+
+def failures(output_dir: Path) -> list[dict]:
+    """The notes of this sweep's cells that have failed."""
+    notes = []
+    for file in sorted(output_dir.glob("failed/*.json")):
+        with suppress(OSError, ValueError):                       # of an earlier sweep: this one's are whole
+            note = json.loads(file.read_text())
+            notes += [note] if note["sweep"] == os.environ.get(SWEEP) else []
+    return notes + (Summary.unwritten or [])
+
+
+class Summary(Callback):
+    """At the end of a sweep: the cells that failed, and status 1 if there are any."""
+
+    unwritten: list[dict] | None = None     # in the process of the sweep: notes of cells that its disk did not take
+
+    def on_run_start(self, config: DictConfig, **kwargs) -> None:
+        _check_writable(Path(config.output_dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
+        _check_writable(Path(config.output_dir))
+        os.environ[SWEEP], Summary.unwritten = uuid.uuid4().hex, []
+
+    @classmethod
+    def lost(cls, what: str, line: str) -> None:
+        """Something beside the cells has ended the sweep."""
+        cls.unwritten.append({"overrides": what, "error": line})
+
+    def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
+        failed = failures(Path(config.output_dir))
+        for note in failed:
+            print(f"failed: {note['overrides']}\n        {note['error']}", file=sys.stderr)
+        if failed:
+            sys.exit(f"{len(failed)} cell(s) of the sweep failed; the same command tries them again and skips the rest")
+
+
+def _check_writable(folder: Path) -> None:
+    """Ends the command with one line where nothing can be written: Hydra itself writes there, and fails with many."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:                   # it has no name, and so is never left over
+            file.write(bytes(8192))
+    except OSError as error:
+        sys.exit(f"error: output_dir={folder} cannot be written ({error.strerror}): {GO_ON}")

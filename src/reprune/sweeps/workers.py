@@ -1,0 +1,87 @@
+"""Runs side by side: what Hydra's launchers leave open. The files of conf/hydra/launcher/ name it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+_mine: list[FileLock] = []              # the locks on the GPUs of this process, held until it ends
+
+
+class Workers(Callback):
+    """Before a sweep: is the launcher there, how many runs at once? Before each run: its folder and GPUs.
+
+    runs_per_gpu: as many start on each GPU, where the launcher is not told how many run at once: a small net leaves
+    most of a big GPU idle."""
+
+    def __init__(self, runs_per_gpu: int = 1):
+        self.runs_per_gpu = runs_per_gpu
+
+    def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
+        launcher = config.hydra.launcher
+        if not isinstance(self.runs_per_gpu, int) or self.runs_per_gpu < 1:
+            sys.exit("error: hydra.callbacks.workers.runs_per_gpu must be a whole number from 1 up, not "
+                     f"{self.runs_per_gpu!r}")
+        package = launcher._target_.split(".")[1]
+        if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
+            sys.exit(f"error: hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs {package}, which "
+                     "is not installed: pip install -e '.[launchers]'")
+        gpus, devices = _gpus() if config.trainer.accelerator != "cpu" else 0, _devices(config)
+        if "n_jobs" in launcher and launcher.n_jobs is None:
+            from joblib import cpu_count  # here: a single run does without joblib
+
+            launcher.n_jobs = max((gpus * self.runs_per_gpu or cpu_count()) // devices, 1)
+        if "ray" in launcher and launcher.ray.remote.num_gpus is None:
+            launcher.ray.remote.num_gpus = min(gpus, devices)
+        if "submitit_folder" in launcher:
+            if shutil.which("srun") is None:
+                sys.exit("error: no srun on this machine: type the command where SLURM's commands are (a login node)")
+            print(f"what the runs print: {launcher.submitit_folder.replace('%j', '<job>')}/<job>_0_log.out and .err")
+        for name in ("RAY_USAGE_STATS_ENABLED", "RAY_DEDUP_LOGS"):             # all that the runs print, nothing else
+            os.environ.setdefault(name, "0")
+
+    def on_job_start(self, config: DictConfig, **kwargs) -> None:
+        os.chdir(config.hydra.runtime.cwd)                        # what is typed is relative to where it is typed
+        own_gpus(_devices(config))
+
+
+def own_gpus(n: int) -> None:
+    """Of more than n visible GPUs, leaves this process n: those with the fewest other processes of this user."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [str(i) for i in range(_gpus())] if visible is None else visible.split(",")
+    if len(gpus) <= n:
+        return
+    taken: list[str] = []
+    for turn in count():                                          # a lock per GPU, then a second one for each, ...
+        for gpu in gpus:
+            if len(taken) < n and gpu not in taken:
+                lock = FileLock(Path(tempfile.gettempdir()) / f"reprune-{os.getuid()}-gpu-{gpu}-{turn}.lock")
+                with suppress(Timeout):
+                    lock.acquire(timeout=0)
+                    _mine.append(lock)
+                    taken.append(gpu)
+        if len(taken) == n:
+            break
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)        # CUDA reads it when it is first used
+
+
+def _devices(config: DictConfig) -> int:
+    """How many one run uses."""
+    devices = config.trainer.devices
+    return devices if isinstance(devices, int) and devices > 0 else max(_gpus(), 1)
+
+
+def _gpus() -> int:
+    import torch  # seconds: only where a launcher asks
+
+    return torch.cuda.device_count()

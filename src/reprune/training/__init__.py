@@ -1,0 +1,4 @@
+"""How a net is trained: one LightningModule for every stage, its callbacks, checkpoints, and what makes steps faster.
+
+Imports methods, pruning, models, structure and data; knows no run, no record and no result.
+"""

@@ -1,0 +1,54 @@
+"""What makes training faster without another result: the knobs of `speed` in conf/config.yaml, and fused optimisers."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from reprune.errors import UserError
+from reprune.training.replay import CudaGraph, Recorder
+
+RECORDABLE = ("32-true", "bf16-mixed")  # 16-mixed scales the loss by what earlier steps have shown
+
+
+def recorder(cfg: DictConfig, device: str) -> Recorder | None:
+    """For a run on one GPU whose precision allows it, unless `speed.graph` is false."""
+    alone = device == "cuda" and cfg.trainer.devices == 1
+    return CudaGraph() if alone and cfg.speed.graph and cfg.trainer.precision in RECORDABLE else None
+
+
+class Compiled:
+    """A net by torch.compile, from its first batch on, for batches of one size."""
+
+    def __init__(self, net: nn.Module):
+        self.net, self.fast = net, None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Raises UserError where torch cannot compile it: no compiler on this machine, mostly."""
+        if self.fast is None:
+            torch.compiler.reset()      # nets of one class share a cache that gives up after eight shapes
+            self.fast = torch.compile(self.net, dynamic=False)
+        try:
+            return self.fast(x)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            why = next(line.strip() for line in str(error).splitlines() if line.strip())
+            raise UserError(f"speed.compile=true, but torch cannot compile this net here ({why}): "
+                            "set speed.compile=false") from error
+
+
+def fused(optimizer: partial, device: str) -> dict[str, bool]:
+    """The argument that makes one kernel of all parameters' updates, where the optimiser has it and torch is fast by
+    it: on GPUs.
+
+    >>> fused(partial(torch.optim.SGD, lr=0.1), "cuda"), fused(partial(torch.optim.SGD, lr=0.1), "cpu")
+    ({'fused': True}, {})
+    """
+    chosen = {"fused", "foreach"} & set(optimizer.keywords)
+    knows = "fused" in inspect.signature(optimizer.func).parameters
+    return {"fused": True} if device == "cuda" and knows and not chosen else {}
