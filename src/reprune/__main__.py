@@ -4,15 +4,17 @@ import sys
 from importlib import import_module
 
 COMMANDS = {                # what it does -> where it lives
-    "status": "sweeps.status", "show": "results.show", "tables": "results.tables", "figures": "results.figures",
-    "report": "results.report", "dashboard": "results.dashboard", "export": "models.export"}
+    "status": "sweeps.status:main", "show": "results.show:main", "tables": "results.tables:main",
+    "report": "results.tables:main_report", "figures": "results.figures:main", "dashboard": "results.dashboard:main",
+    "export": "models.export:main"}
 
 
 def main(argv: list[str]) -> int:
     if not argv or argv[0] not in COMMANDS:
         print(f"usage: python -m reprune {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
-    return import_module(f"reprune.{COMMANDS[argv[0]]}").main(argv[1:])
+    module, name = COMMANDS[argv[0]].split(":")
+    return getattr(import_module(f"reprune.{module}"), name)(argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The whole config that a row's file stands for: what `python run.py experiments=ROW` runs.
+"""The whole config that a row's file stands for: what `python run.py experiments=ROW [control=NAME]` runs.
 
 A run that differs from it is not the row; a row that does not compose would only fail when it is run. Hydra takes a
 tenth of a second per row, so what it made is kept in outputs/rows.json, for as long as no file it is made of changes.
+Rows are composed, never instantiated: nothing that a file names is imported.
 """
 
 from __future__ import annotations
@@ -17,49 +18,51 @@ from pathlib import Path
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reprune.errors import UserError
 from reprune.files import write_json
-from reprune.results.rows import Row, flat
+from reprune.results.rows import flat
+from reprune.runs import compose
 from reprune.runs.compose import Composer
 
+Asked = tuple[str, str | None]          # row, control
 
-def compose_rows(root: Path, rows: list[Row], errors: list[str]) -> dict[str, dict]:
-    """-> row id -> config, flat; a line in `errors` for each row that run.py would refuse."""
-    if not rows or not (root / "conf/config.yaml").is_file():
+
+def compose_rows(root: Path, asked: Iterable[Asked], errors: list[str]) -> dict[Asked, dict]:
+    """-> configs, flat; a line in `errors` for each row that run.py would refuse."""
+    asked = {" ".join([f"experiments={row}", *[f"control={control}"] * (control is not None)]): (row, control)
+             for row, control in asked}
+    if not asked or not (root / "conf/config.yaml").is_file():
         return {}                                                 # results alone, without the program
-    kept, made_of = root / "outputs/rows.json", {row.id: digest([root / f"experiments/{row.id}.yaml"]) for row in rows}
+    kept = root / "outputs/rows.json"
+    made_of = {what: digest([root / f"experiments/{row}.yaml"]) for what, (row, _) in asked.items()}
     everything = "-".join([digest(sorted((root / "conf").rglob("*.yaml"))), version("hydra-core"), version("omegaconf"),
-                           digest(sorted(Path(__file__).parent.rglob("*.py")))])
+                           digest(sorted(Path(compose.__file__).parent.glob("*.py")))])
     known = read(kept, everything)
-    missing = [row for row in rows if known.get(row.id, {}).get("made_of") != made_of[row.id]]
-    if missing:
-        for row in missing:
-            known.pop(row.id, None)
-        known |= {name: {"made_of": made_of[name], "config": config}
-                  for name, config in compose(root, missing, errors).items()}
+    if missing := [what for what in asked if known.get(what, {}).get("made_of") != made_of[what]]:
+        for what in missing:
+            known.pop(what, None)
+        known |= {what: {"made_of": made_of[what], "config": config}
+                  for what, config in composed(root, missing, errors)}
         with suppress(UserError):                                 # a folder that takes no files: only slower
             write_json(kept, {"everything": everything, "rows": known})
-    return {row.id: known[row.id]["config"] for row in rows if row.id in known}
+    return {asked[what]: known[what]["config"] for what in asked if what in known}
 
 
-def compose(root: Path, rows: Iterable[Row], errors: list[str]) -> dict[str, dict]:
-    found = {}
+def composed(root: Path, missing: list[str], errors: list[str]) -> Iterator[tuple[str, dict]]:
     with found_in(root), initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
         composer = Composer(GlobalHydra.instance().config_loader())
-        for row in rows:
+        for what in missing:
             try:
-                cfg = composer([f"experiments={row.id}"])
-                config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-                instantiate(cfg.method)                           # says which option a class does not know
-                found[row.id] = flat(json.loads(json.dumps(config)))        # as a record gives it back
+                config = OmegaConf.to_container(composer(what.split()), resolve=True, throw_on_missing=True)
+                yield what, flat(json.loads(json.dumps(config)))        # as a record gives it back
             except (HydraException, OmegaConfBaseException, UserError, ValueError, TypeError) as error:
+                file, _, control = what.removeprefix("experiments=").partition(" ")
                 told = " ".join(str(error).split())
-                errors.append(f"experiments/{row.id}.yaml: does not compose with conf/ any more: {told}")
-    return found
+                errors.append(f"experiments/{file}.yaml: does not compose with conf/ any more"
+                              f"{f' ({control})' * bool(control)}: {told}")
 
 
 def digest(files: Iterable[Path]) -> str:

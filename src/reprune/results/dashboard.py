@@ -20,7 +20,8 @@ from typing import Any
 
 from reprune.errors import UserError
 from reprune.files import write_json
-from reprune.results.rows import STAGES, read_all, read_record
+from reprune.results.rows import read_all
+from reprune.schema import STAGES, Record
 
 TITLE = "Pruned nets beside the claims of their papers"
 ABOUT = """\
@@ -151,6 +152,11 @@ def save(project: str, entity: str | None, kept: Path) -> list[str]:
         raise UserError(f"W&B: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
+def checked(file: Path) -> dict:
+    Record.read(file.read_bytes())
+    return json.loads(file.read_text("utf-8"))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reprune dashboard", description=__doc__.splitlines()[0])
     parser.add_argument("--project", default="reprune", help="of W&B (reprune, as conf/logger/wandb.yaml has it)")
@@ -176,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
             login()
         if args.from_records:
             files = list(args.results_dir.glob("runs/*.json"))
-            records = read_all(files, read_record, args.results_dir, errors)
+            records = read_all(files, checked, args.results_dir, errors)
             if not files:
                 raise UserError(f"no record in {args.results_dir}/runs")
             from reprune.results.backfill import backfill  # with torch

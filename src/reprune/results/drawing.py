@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from reprune.results.rows import STAGES
+from reprune.schema import STAGES
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")   # Okabe & Ito, less yellow
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")            # as many as make other pairs when both start again

@@ -13,7 +13,12 @@ from textwrap import shorten
 from typing import Any
 
 from reprune.results.lines import summary
-from reprune.results.rows import STAGES, flat, number
+from reprune.results.rows import flat
+from reprune.schema import STAGES
+
+
+def number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 ENTRIES = 12                # of one legend
 

@@ -1,189 +1,103 @@
-"""The records of results/runs/*.json as tables of DuckDB: read, checked and averaged in SQL, ten thousand in seconds.
+"""The records of results/runs/*.json, checked by schema.Record: what tables need of each, ten thousand in seconds.
 
-`read_runs` makes the table `runs` of all records that are as results.RECORD wants them, one row each, with `config_id`:
-a hash of what determines the result, without the seed. LINES, SPEED and NORMS are the questions asked of it.
+Of a config, which is most of a record, only its hash is kept with the run, and one copy of each distinct config.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import os
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import duckdb
-
 from reprune.errors import UserError
-from reprune.results.rows import GROUPS, RECORD, SCHEMA, STAGES, read_all, read_record
+from reprune.results.rows import flat, read_all
 from reprune.runs.fingerprint import PARTS
-from reprune.runs.store import NOT_IN_KEY, unused, without
+from reprune.runs.store import NEUTRAL, NOT_IN_KEY, drop, get
+from reprune.schema import STAGES, Record
 
-NUMBER = "typeof IN ('UBIGINT', 'BIGINT', 'DOUBLE')"
-COUNT = "typeof = 'UBIGINT'"
-NORM_LISTS = "map_values(try_cast(try_cast(said AS JSON) AS MAP(VARCHAR, DOUBLE[])))"       # one per layer
-KINDS = {           # results.KINDS in SQL: typeof is the JSON type of a field, said its text
-    "text": "typeof = 'VARCHAR' AND trim(said) != ''", "mapping": "typeof = 'OBJECT'", "count": COUNT,
-    "percent": f"{NUMBER} AND try_cast(said AS DOUBLE) BETWEEN 0 AND 100",
-    "positive": f"{NUMBER} AND try_cast(said AS DOUBLE) > 0 AND isfinite(try_cast(said AS DOUBLE))",
-    "lists of norms": f"""typeof = 'OBJECT' AND said != '{{}}' AND coalesce(list_bool_and(list_transform(
-        {NORM_LISTS}, lambda l: len(l) > 0 AND list_bool_and(list_transform(
-            l, lambda x: coalesce(x >= 0 AND isfinite(x), false))))), false)"""}
-SPLIT = {name: kind for name, kind in RECORD.items() if kind.split()[0] != "counts"} | {
-    f"{name}.{stage}": kind.replace("counts", "count") for name, kind in RECORD.items() if kind.split()[0] == "counts"
-    for stage in STAGES}
-ALSO = ["schema", "status", *(f"code.{part}" for part in PARTS), "env.git", "env.torch", "config.dataset.limit",
-        "config.recipe.recover.epochs", "seconds", "paper_epochs"]
-FIELDS = [*SPLIT, *(name for name in ALSO if name not in SPLIT)]
-SAME = ("experiment", "config_id", "code", *(f"epochs.{stage}" for stage in STAGES))     # of the runs of a line
+LEFT_OUT = [name.split(".") for name in ("seed", *NOT_IN_KEY)]
 
 
-def said(name: str, kind: str = "VARCHAR") -> str:
-    """A field of a record as SQL."""
-    text = f"said[{FIELDS.index(name) + 1}]"
-    return text if kind == "VARCHAR" else f"try_cast({text} AS {kind})"
+@dataclass(slots=True)
+class Run:
+    """One record without its bulk."""
+
+    record: Record              # config, widths, curves and group_norms are empty
+    config_id: str              # of what determines the result, without the seed
+    norms: dict[str, float]     # what sparse training has left: see `norms_of`
+    limit: int | None           # of the images
+    last_epochs: int | None     # of recovery after the last round
+
+    @property
+    def same(self) -> tuple:
+        """What the runs of a line share; None in place of the code of a record that does not know it."""
+        of, code = self.record, self.record.code
+        return (of.experiment, of.control, self.config_id, code and tuple(code.get(part) for part in PARTS),
+                *(getattr(of.epochs, stage) for stage in STAGES))
+
+    @property
+    def machine(self) -> str:
+        at = self.record.latency
+        return f"{at.device}, batch {at.batch_size:g}, {at.threads:g} thread{'s' * (at.threads != 1)}"
 
 
-def holds(name: str, kind: str) -> str:
-    """SQL: is the field of its kind?"""
-    plain = kind.removesuffix(" or null")
-    test = KINDS[plain].replace("typeof", f"typeof[{FIELDS.index(name) + 1}]").replace("said", said(name))
-    return f"({test})" if plain == kind else f"({said(name)} IS NULL OR {test})"
+def read_runs(root: Path, errors: list[str]) -> tuple[list[Run], dict[str, dict[str, Any]]]:
+    """-> runs, in the order of their keys; {config_id: config, flat}. Each bad file becomes a line in `errors`."""
+    configs: dict[str, dict[str, Any]] = {}
+
+    def read(file: Path) -> Run:
+        record = read_record(file)
+        if record.key != file.stem:
+            raise UserError(f"key {record.key!r} must be the name of the file")
+        if record.experiment is None:
+            raise UserError("experiment: must be the id of a row, not None")
+        run = run_of(record)
+        configs.setdefault(run.config_id, record.config)
+        record.config, record.widths, record.curves, record.group_norms = {}, {}, {}, None
+        return run
+
+    runs = read_all([*root.glob("results/runs/*.json")], read, root, errors)
+    return runs, {name: flat(config) for name, config in configs.items()}
 
 
-def patch() -> str:
-    """The JSON merge patch that takes out of a config what a result does not depend on, and the seed."""
-    tree: dict[str, Any] = {}
-    for name in ("seed", *NOT_IN_KEY):
-        *path, last = name.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = None
-    return json.dumps(tree)
+def read_record(file: Path) -> Record:
+    return Record.read(file.read_bytes())
 
 
-def counts_hold() -> str:
-    """The paper's epochs: of all stages, or not known."""
-    every = " AND ".join(holds(f"paper_epochs.{stage}", "count") for stage in STAGES)
-    return f"({said('paper_epochs')} IS NULL OR ({every}))"
+def run_of(record: Record) -> Run:
+    """Leaves the record's config without what a result does not depend on."""
+    config, recover = record.config, record.config["recipe"].get("recover")
+    return Run(record, config_id(config), norms_of(record.group_norms or {}), config["dataset"].get("limit"),
+               recover.get("epochs") if isinstance(recover, dict) else None)
 
 
-def read_query() -> str:
-    """Of each file: the fields, and whether they are as results.RECORD wants them."""
-    paths = "[" + ", ".join(f"'$.{name}'" for name in FIELDS) + "]"
-    tests = [holds(name, kind) for name, kind in SPLIT.items() if not name.startswith("paper_epochs.")]
-    tests += [counts_hold(), f"{said('schema')} = '{SCHEMA}'", f"{said('status')} = 'done'",
-              f"{said('key')} || '.json' = parse_filename(filename)"]
-    return f"""
-        SELECT filename, said, coalesce({' AND '.join(tests)}, false) AS good FROM (
-            SELECT filename, json_type(text, {paths}) AS typeof, json_extract_string(text, {paths}) AS said FROM (
-                SELECT filename, if(json_valid(text), text, NULL) AS text FROM (
-                    SELECT filename, try(decode(content)) AS text FROM read_blob(?))))"""
+def config_id(config: dict[str, Any]) -> str:
+    """Of a config, whatever the order of its keys, without the seed and what a result does not depend on, which it
+    loses; options it does not use count as not there.
 
-
-RUNS = f"""
-    SELECT {', '.join(f'{said(name)} AS "{name}"' for name in ('key', 'experiment', *GROUPS))},
-        if({said('code')} IS NULL, NULL, json_object({
-            ', '.join(f"'{part}', {said(f'code.{part}')}" for part in PARTS)})::VARCHAR) AS code,
-        {said('seed', 'BIGINT')} AS seed,
-        {', '.join(f'{said(f"epochs.{stage}", "BIGINT")} AS "epochs.{stage}"' for stage in STAGES)},
-        {', '.join(f'{said(f"paper_epochs.{stage}", "BIGINT")} AS "paper.{stage}"' for stage in STAGES)},
-        {said('paper_epochs')} IS NOT NULL AS paper_known,
-        {said('config.dataset.limit')} AS images,
-        {said('config.recipe.recover.epochs', 'BIGINT')} AS last_epochs,
-        {said('baseline.source')} AS source, {said('baseline.top1', 'DOUBLE')} AS base,
-        {said('pruned.top1', 'DOUBLE')} AS top1, {said('pruned.top1_best', 'DOUBLE')} AS best,
-        {said('pruned.top1_before_recovery', 'DOUBLE')} AS before,
-        {', '.join(f'{said(f"{net}.{what}", "DOUBLE")} AS {net}_{what}'
-                   for net in ("baseline", "pruned") for what in ("params", "macs", "latency_ms"))},
-        {said('latency.device')} || ', batch ' || {said('latency.batch_size')} || ', ' || {said('latency.threads')}
-            || if({said('latency.threads')} = '1', ' thread', ' threads') AS machine,
-        coalesce({said('env.git')}, 'unknown') AS commit, coalesce({said('env.torch')}, 'unknown') AS torch,
-        list_sum(map_values(try_cast({said('seconds', 'JSON')} AS MAP(VARCHAR, DOUBLE)))) AS seconds,
-        json_merge_patch({said('config')}, '{patch()}')::VARCHAR AS config,
-        {NORM_LISTS.replace('said', said('group_norms'))} AS norms
-    FROM read WHERE good"""
-
-
-def mean_of(values: str) -> str:
-    """Added up in the order of the seeds: the same last digit every time."""
-    return f"round(avg({values} ORDER BY seed, key), 6)"
-
-
-def std_of(values: str) -> str:
-    return f"round(stddev_samp({values} ORDER BY seed, key), 6)"
-
-
-FIRST = [*GROUPS, "source", "images", "last_epochs", "paper_known", *(f"paper.{stage}" for stage in STAGES)]
-LINES = f"""
-    SELECT {', '.join(f'"{name}"' for name in SAME)},
-        {', '.join(f'first("{name}" ORDER BY seed, key) AS "{name}"' for name in FIRST)},
-        count(DISTINCT seed) AS seeds, list(key ORDER BY seed, key) AS keys,
-        list(DISTINCT commit ORDER BY commit) AS commits,
-        {mean_of('base')} AS baseline_top1, {mean_of('top1')} AS pruned_top1, {std_of('top1')} AS pruned_top1_std,
-        {mean_of('top1 - base')} AS delta, {std_of('top1 - base')} AS delta_std,
-        {', '.join(f'if(count({name}) = count(*), {of(name)}, NULL) AS {name}{end}' for name in ("before", "best")
-                   for of, end in ((mean_of, ""), (std_of, "_std")))},
-        {', '.join(f'{mean_of(f"{net}_{what}")} AS {what}_{net}' for net in ("baseline", "pruned")
-                   for what in ("params", "macs"))},
-        {', '.join(f'{mean_of(f"100 * (1 - pruned_{what} / baseline_{what})")} AS {what}_drop'
-                   for what in ("params", "macs"))},
-        {mean_of('seconds')} AS seconds
-    FROM runs GROUP BY ALL"""
-SPEED = f"""
-    SELECT {', '.join(f'"{name}"' for name in SAME)}, machine, count(*) AS n,
-        {mean_of('baseline_latency_ms / pruned_latency_ms')} AS ratio
-    FROM runs GROUP BY ALL ORDER BY n DESC, machine"""
-NORMS = """
-    SELECT key, model, seed, "epochs.sparse" AS epochs, len(flatten(norms)) AS groups,
-        list_max(flatten(norms)) AS largest, list_aggregate(flatten(norms), 'median') AS median,
-        list_sum(list_transform(norms, lambda l: len(list_filter(l, lambda x: x <= 0.01 * list_max(l))))) AS near,
-        len(list_filter(flatten(norms), lambda x: x < 0.01)) AS small
-    FROM runs WHERE norms IS NOT NULL"""
-
-
-def query(con: duckdb.DuckDBPyConnection, sql: str) -> list[dict]:
-    cursor = con.execute(sql)
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
-
-
-def read_runs(con: duckdb.DuckDBPyConnection, root: Path, errors: list[str]) -> None:
-    """Table `runs` of all good records; each bad file becomes a line in `errors`."""
-    files = sorted(root.glob("results/runs/*.json"))
-    readable = [file for file in files if file.is_file() and os.access(file, os.R_OK)]
-    con.execute("SET threads = 2; SET memory_limit = '300MB'; SET preserve_insertion_order = false")
-    con.execute(f"CREATE TABLE read AS {read_query()}" if readable else
-                "CREATE TABLE read (filename VARCHAR, said VARCHAR[], good BOOLEAN)",
-                [[glob.escape(str(file)) for file in readable]] if readable else None)
-    good = {name for (name,) in con.execute("SELECT parse_filename(filename) FROM read WHERE good").fetchall()}
-
-    def explain(file: Path) -> None:
-        """The rules of results.py say what is wrong, by name."""
-        read_record(file)
-        raise UserError("content cannot be read: it is no plain JSON")
-
-    read_all([file for file in files if file.name not in good], explain, root, errors)
-    con.execute(f"CREATE TABLE found AS {RUNS}; DROP TABLE read")
-    con.execute("CREATE TABLE texts AS "
-                "SELECT row_number() OVER (ORDER BY config) AS n, config FROM found GROUP BY config")
-    texts = con.execute("SELECT n, config FROM texts ORDER BY n").fetchall()
-    hashes = [canonical_hash(text) for _, text in texts]          # Python sees each distinct config once
-    con.execute("CREATE TABLE ids AS SELECT unnest(?) AS n, unnest(?) AS config_id", [[n for n, _ in texts], hashes])
-    con.execute("CREATE TABLE runs AS SELECT * EXCLUDE (config, n) "
-                "FROM found JOIN texts USING (config) JOIN ids USING (n)")
-    con.execute("CREATE TABLE configs AS "
-                "SELECT config_id, min(config) AS config FROM texts JOIN ids USING (n) GROUP BY ALL")
-
-
-def canonical_hash(text: str) -> str:
-    """Of a config as JSON, whatever the order of its keys; options it does not use count as not there.
-
-    >>> canonical_hash('{"a": 1, "b": 2}') == canonical_hash('{"b": 2,"a": 1, "speed": {"compile": false}}')
+    >>> config_id({"a": 1, "b": 2}) == config_id({"b": 2, "a": 1, "seed": 3, "speed": {"compile": False}})
     True
     """
-    config = json.loads(text)
-    config = without(config, unused(config))
+    for path in LEFT_OUT:
+        drop(config, path)
+    for name, neutral in NEUTRAL.items():
+        if get(config, name) == neutral:
+            drop(config, name.split("."))
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def norms_of(layers: dict[str, list[float]]) -> dict[str, float]:
+    """How many groups there are, and how many of them sparse training has emptied; nothing where there are none.
+
+    >>> norms_of({"conv1": [2.0, 0.019, 0.005, 0.0], "conv2": [0.004, 0.5]})
+    {'groups': 6, 'largest': 2.0, 'median': 0.012, 'near': 4, 'small': 3}
+    """
+    if not layers:
+        return {}
+    every = sorted(norm for norms in layers.values() for norm in norms)
+    return {"groups": len(every), "largest": every[-1], "median": median(every),
+            "near": sum(norm <= limit for norms in layers.values() for limit in [0.01 * max(norms)] for norm in norms),
+            "small": sum(norm < 0.01 for norm in every)}

@@ -10,37 +10,34 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from yaml import YAMLError
 
 from reprune.errors import UserError
-from reprune.results.lines import section
-from reprune.results.repeat import Repeater
-from reprune.results.rows import (
-    GROUPS,
-    RECORD,
-    STAGES,
-    Row,
-    departures,
-    flat,
-    must,
-    must_be_finished,
-    points,
-    read_row,
-    stated,
-)
+from reprune.results.compose_rows import found_in
+from reprune.results.lines import averaged
+from reprune.results.records import read_record, run_of
+from reprune.results.render.text import origin, points, stated
+from reprune.results.rows import departures, flat, read_all, read_row
 from reprune.results.verdict import verdict
+from reprune.runs.compose import Composer, outside_of_jobs
+from reprune.runs.store import key_of
+from reprune.schema import STAGES, Claim, Record, Row
 
 BAR = 32                                # characters of the widest layer
-SECTIONS = {"full": "a run of the whole recipe", "own": "a row without a claim",
-        "changed": "a changed run: something differs from what the row's file says, or it ran longer",
-        "short": "a short run, fewer epochs or images than the paper's: not comparable with the claim"}
+SECTIONS = {"full": "a run of the whole recipe", "own": "a row without a claim", "control": "a control of the row",
+            "changed": "a changed run: something differs from what the row's file says, or it ran longer",
+            "short": "a short run, fewer epochs or images than the paper's: not comparable with the claim"}
 
 
 def find(given: str, output_dir: Path, results_dir: Path) -> Path:
@@ -60,83 +57,95 @@ def find(given: str, output_dir: Path, results_dir: Path) -> Path:
     raise UserError(f"{given!r} is no file and the beginning of no key; {places} hold {keys or 'no record'}")
 
 
-def read(file: Path) -> dict:
+def read(file: Path) -> Record:
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        must_be_finished(record)
-        must(record, {name: kind for name, kind in RECORD.items() if name != "experiment"})     # only of rows
-        must(record, {"seconds": "mapping", "widths": "mapping", "config.model": "mapping"})
-    except (UserError, OSError, ValueError) as error:
-        kind = "" if isinstance(error, UserError) else "cannot be read as a record: "
-        raise UserError(f"{file}: {kind}{error}") from error
-    return record
+        return read_record(file)
+    except (UserError, OSError) as error:
+        raise UserError(f"{file}: {error}") from error
 
 
-def row_of(record: dict, root: Path) -> Row | None:
-    file = root / "experiments" / f"{record.get('experiment')}.yaml"
-    try:
-        return read_row(file) if file.is_file() else None
-    except (UserError, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        raise UserError(f"{file}: {' '.join(str(error).split())}") from error
-
-
-def beside_claim(record: dict, row: Row) -> tuple[str, str]:
-    """-> section of the tables, verdict; of this run alone, whatever other seeds say."""
-    base, pruned, paper = record["baseline"], record["pruned"], record["paper_epochs"]
-    config, recover = record["config"], record["config"]["recipe"].get("recover") or {}
-    ours = {"paper_known": paper is not None, "images": config["dataset"].get("limit"), "source": base["source"],
-            "last_epochs": recover.get("epochs"), **{group: record[group] for group in GROUPS},
-            **{f"epochs.{stage}": record["epochs"][stage] for stage in STAGES},
-            **{f"paper.{stage}": (paper or {}).get(stage) for stage in STAGES},
-            "seeds": 1, "delta": pruned["top1"] - base["top1"], "delta_std": None, "pruned_top1": pruned["top1"],
-            **{f"{what}_drop": 100 * (1 - pruned[what] / base[what]) for what in ("params", "macs")}}
-    where = section(row, ours, flat(config))
-    return where, verdict(row.claim, where, ours)
+def row_of(record: Record, root: Path) -> Row | None:
+    """None: not of a row, or the row is gone."""
+    errors: list[str] = []
+    file = root / "experiments" / f"{record.experiment}.yaml"
+    rows = read_all([file] * (record.experiment is not None and file.is_file()), read_row, root, errors)
+    if errors:
+        raise UserError(errors[0])
+    return rows[0] if rows else None
 
 
 # ---------------------------------------------------------------- parts of the page
 
-def about(record: dict, row: Row | None) -> list[str]:
+def about(record: Record, row: Row | None) -> list[str]:
     """What it is, the claim, and what keeps the two apart."""
-    lines = [f"[bold]{record['method']} on {record['model']} / {record['dataset']}[/bold], recipe {record['recipe']}, "
-             f"seed {record['seed']}, key {record['key']}", f"baseline  {escape(record['baseline']['source'])}"]
-    if record.get("experiment"):
-        lines.append(f"row       {record['experiment']}" + (f": {escape(row.title)}" if row else ", which is gone"))
+    lines = [f"[bold]{escape(f'{record.method} on {record.model} / {record.dataset}')}[/bold], recipe "
+             f"{escape(record.recipe)}, seed {record.seed}, key {escape(record.key)}",
+             f"baseline  {escape(record.baseline.source)}"]
+    if record.experiment:
+        lines.append(escape(f"row       {record.experiment}" + (f": {row.title}" if row else ", which is gone")))
+    if record.control:
+        lines.append(escape(f"control   {record.control}"))
     if row is None:
         return lines
     if claim := row.claim:
         said = [f"top-1 {stated(claim, 'accuracy')} (Δ {stated(claim, 'delta')})",
                 f"{stated(claim, 'params_drop')} % of the parameters removed",
                 f"{stated(claim, 'macs_drop')} % of the MACs removed"]
-        origin = claim["source"] + f" ({claim['provenance']})" * (claim["provenance"] != claim["source"])
-        lines += [f"claim     {'; '.join(said)}", f"from      {escape(origin)}"]
-        lines += [f"note      {escape(claim[name])}" for name in ("setting", "reconstruction") if name in claim]
-    where, judged = beside_claim(record, row)
-    lines += [f"this is   {SECTIONS[where]}", *[f"verdict   {judged}"] * (where == "full")]
-    config, wanted = flat(record["config"]), {**row.config, **row.choices}
-    for name in sorted(departures(row, record, config)):
-        ours = record[name] if name in row.choices else config.get(name)
+        lines += [f"claim     {'; '.join(said)}", f"from      {escape(origin(claim))}"]
+        lines += [f"note      {escape(note)}" for note in (claim.setting, claim.reconstruction) if note]
+    config = flat(record.config)
+    line = averaged(row, [run_of(record.model_copy(deep=True))], config)
+    lines.append(f"this is   {SECTIONS[line.section]}")
+    if line.section == "full":
+        lines.append(f"verdict   {verdict(claim, 'full', line.values)}, of this run alone")
+    wanted = {**row.config, **row.choices}
+    for name in sorted(departures(row, line.values, config)) * (record.control is None):
+        ours = line[name] if name in row.choices else config.get(name)
         lines.append(escape(f"differs   {name} is {json.dumps(ours)}, the row's file says {json.dumps(wanted[name])}"))
     return lines
 
 
-def how_to_repeat(record: dict, root: Path) -> list[str]:
-    commit, lines = str(record["env"].get("git") or ""), ["", "[bold]To repeat it[/bold]"]
+def how_to_repeat(record: Record, root: Path) -> list[str]:
+    commit, lines = record.env.git or "", ["", "[bold]To repeat it[/bold]"]
     code = f"the code it was made with: git checkout {commit.rstrip('+')}" if commit else "its commit is not known"
     code += ", and changes that were not committed" * commit.endswith("+")
+    if record.overrides is None:
+        return [*lines, escape("it was not run from a command line; its record holds the whole config"), escape(code)]
+    notes, weights = [], str(record.config["model"].get("weights") or "")
+    if weights:
+        name, _, digest = weights.partition(" sha256:")
+        notes.append(f"model.weights: the file {name} whose sha256 begins with {digest}")
     try:
-        repeat = Repeater(root)(record)
+        key = key_here(record, root)
+        notes.append(f"verified: this command has the key {key}" if key == record.key else
+                     f"not verified: this command has the key {key} here, not {record.key}")
     except UserError as error:
-        return [*lines, *map(escape, (f"the command cannot be worked out: {error}", code))]
-    verdict = (f"verified: this command has the key {repeat.key}" if repeat.exact else
-               f"not verified: this command has the key {repeat.key}, not {repeat.wanted}")
-    return [*lines, escape(repeat.command), *(escape(f"  {note}") for note in [*repeat.notes, verdict, code])]
+        notes.append(f"not verified: {error}")
+    command = shlex.join(["python", "run.py", *record.overrides])
+    return [*lines, escape(command), *(escape(f"  {note}") for note in [*notes, code])]
 
 
-def numbers(record: dict, claim: dict | None) -> Table:
-    base, pruned, at = record["baseline"], record["pruned"], record["latency"]
+def key_here(record: Record, root: Path) -> str:
+    """Of the run that the record's overrides make with the configs below `root`, given the same weights. Nothing is
+    imported or run. Raises UserError where they do not compose."""
+    if not (root / "conf" / "config.yaml").is_file():
+        raise UserError(f"no conf/config.yaml in {root.absolute()}: start this where run.py lies")
+    try:
+        with found_in(root), initialize_config_dir(str((root / "conf").absolute()), version_base="1.3"), \
+                outside_of_jobs():
+            cfg = Composer(GlobalHydra.instance().config_loader())(record.overrides)
+            config = OmegaConf.to_container(cfg, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"it does not compose ({' '.join(str(error).split())})") from error
+    if config["model"].get("weights"):
+        config["model"]["weights"] = record.config["model"].get("weights")
+    return key_of(config)
+
+
+def numbers(record: Record, claim: Claim | None) -> Table:
+    base, pruned, at = record.baseline, record.pruned, record.latency
     table = Table("", "baseline", "pruned", "change", *["claim"] * (claim is not None), caption_justify="left",
-                  caption=f"latency of a batch of {at['batch_size']}, {at['device']}, {at['threads']} threads")
+                  caption=escape(f"latency of a batch of {at.batch_size:g}, {at.device}, {at.threads:g} threads"))
     for column in table.columns[1:]:
         column.justify = "right"
     said = {name: f"{text} %" if (text := stated(claim, name)) != "–" and name != "delta" else text
@@ -145,29 +154,30 @@ def numbers(record: dict, claim: dict | None) -> Table:
     def add(*cells: str, beside: str = "") -> None:
         table.add_row(*cells, *[said.get(beside, "")] * (claim is not None))
 
-    add("top-1 %, last epoch", f"{base['top1']:.2f}", f"{pruned['top1']:.2f}",
-        points(pruned["top1"] - base["top1"]), beside="delta")
+    add("top-1 %, last epoch", f"{base.top1:.2f}", f"{pruned.top1:.2f}",
+        points(pruned.top1 - base.top1), beside="delta")
     for name, what in (("top1_before_recovery", "before recovery"), ("top1_best", "best epoch on test"),
                        ("val_top1", "on held-out images")):
-        if pruned.get(name) is not None:
-            add(f"  {what}", "", f"{pruned[name]:.2f}", "")
+        if (value := getattr(pruned, name)) is not None:
+            add(f"  {what}", "", f"{value:.2f}", "")
     for name, key in (("parameters", "params"), ("MACs", "macs")):
-        drop = 100 * (1 - pruned[key] / base[key])
-        add(name, f"{base[key]:,}", f"{pruned[key]:,}", f"{drop:.1f} % removed", beside=f"{key}_drop")
-    add("latency, ms", f"{base['latency_ms']:.2f}", f"{pruned['latency_ms']:.2f}",
-        f"{base['latency_ms'] / pruned['latency_ms']:.2f}x faster")
+        before, after = getattr(base, key), getattr(pruned, key)
+        drop = 100 * (1 - after / before)
+        add(name, f"{before:,.0f}", f"{after:,.0f}", f"{drop:.1f} % removed", beside=f"{key}_drop")
+    add("latency, ms", f"{base.latency_ms:.2f}", f"{pruned.latency_ms:.2f}",
+        f"{base.latency_ms / pruned.latency_ms:.2f}x faster")
     return table
 
 
-def stages(record: dict) -> Table:
-    seconds, paper = record["seconds"], record["paper_epochs"] or {}
+def stages(record: Record) -> Table:
+    seconds = record.seconds
     table = Table("stage", "epochs", "paper's epochs", "seconds")
     for column in table.columns[1:]:
         column.justify = "right"
     for name in dict.fromkeys([*STAGES[:2], *seconds, STAGES[2]]):
-        ran, theirs = record["epochs"].get(name), paper.get(name)
+        ran, theirs = getattr(record.epochs, name, None), getattr(record.paper_epochs, name, None)
         if ran or theirs or seconds.get(name):
-            table.add_row(name, *("" if value is None else str(value) for value in (ran, theirs)),
+            table.add_row(escape(name), *("" if value is None else str(value) for value in (ran, theirs)),
                           f"{seconds[name]:.1f}" if name in seconds else "")
     return table
 
@@ -185,15 +195,15 @@ def picture(widths: dict[str, list[int]]) -> list[str]:
     return lines
 
 
-def environment(record: dict) -> list[str]:
-    env = dict(record["env"])
+def environment(record: Record) -> list[str]:
+    env = {name: value for name, value in record.env if value is not None}
     device = " ".join(str(env.pop(name)) for name in ("devices", "device", "device_name", "threads") if name in env)
     said = [f"{name} {value}" for name, value in env.items() if name != "git"]
-    return ["", f"[bold]Made with[/bold]  commit {env.get('git') or 'unknown'}, started {record['started']}",
-            f"{', '.join(said)}; {device} threads"]
+    return ["", f"[bold]Made with[/bold]  commit {record.env.git or 'unknown'}, started {escape(record.started)}",
+            escape(f"{', '.join(said)}; {device} threads")]
 
 
-def show(record: dict, file: Path, root: Path, console: Console) -> None:
+def show(record: Record, file: Path, root: Path, console: Console) -> None:
     def say(lines: list[str]) -> None:
         for line in lines:
             console.print(line, highlight=False, soft_wrap=True)
@@ -204,7 +214,7 @@ def show(record: dict, file: Path, root: Path, console: Console) -> None:
     for table in (numbers(record, row.claim if row else None), stages(record)):
         console.print()
         console.print(table)
-    say(picture(record["widths"]))
+    say(picture(record.widths))
     say(environment(record))
     net = file.parent / "net.safetensors"
     say([f"record    {escape(str(file))}", *[f"net       {escape(str(net))}   (reprune.load)"] * net.is_file()])

@@ -15,23 +15,27 @@ Gap: by how much we fall short of the claim. A better result has no gap.
    x names every gap beyond its tolerance. The number of seeds is part of the verdict.
 6. *Not comparable* are top-5 claims (we measure top-1) and claims without an accuracy: any net can be made smaller.
 
+>>> paper = Claim(baseline=93.04, pruned=93.06, params_drop=13.7, macs_drop=27.6, source="Table 1", provenance="paper")
 >>> ours = {"delta": -0.25, "delta_std": 0.1, "seeds": 3, "pruned_top1": 93.1, "params_drop": 13.8, "macs_drop": 27.2}
->>> paper = {"baseline": 93.04, "pruned": 93.06, "params_drop": 13.7, "macs_drop": 27.6}
 >>> verdict(paper, "full", ours)                                # a gap of 0.27: within the tolerance of 0.3
 'reproduced (3 seeds)'
 >>> verdict(paper, "full", {**ours, "delta": -0.7, "seeds": 1, "delta_std": None})
 'within 0.72 points (1 seed)'
 >>> verdict(paper, "full", {**ours, "macs_drop": 20.0})
 'off by 7.6 % of MACs (3 seeds)'
->>> verdict({"better_than_baseline": True}, "full", ours), verdict({"delta": -1}, "full", {**ours, "delta": 0.4})
-('within 0.25 points (3 seeds)', 'reproduced (3 seeds)')
->>> verdict(paper, "short", ours), verdict({"macs_drop": 20}, "full", ours)
-('not comparable: short run', 'not comparable: no accuracy claimed')
+>>> verdict(Claim(better_than_baseline=True, source="abstract", provenance="abstract"), "full", ours)
+'within 0.25 points (3 seeds)'
+>>> verdict(paper, "short", ours)
+'not comparable: short run'
+>>> verdict(Claim(macs_drop=20, source="abstract", provenance="abstract"), "full", ours)
+'not comparable: no accuracy claimed'
 """
 
 from __future__ import annotations
 
 import math
+
+from reprune.schema import Claim
 
 LEAST, MOST = 0.3, 1.0          # points of accuracy: limits of the tolerance
 REDUCTION = 0.5                 # % of the net
@@ -39,15 +43,15 @@ NEAR = 1.0                      # points, or % of the net
 KINDS = ("reproduced", "within", "off", "not comparable", "not run")        # the best first
 
 
-def verdict(claim: dict | None, section: str, ours: dict) -> str:
-    """claim: as results.read_claim gives it; ours: delta, delta_std, seeds, pruned_top1, params_drop, macs_drop."""
+def verdict(claim: Claim | None, section: str, ours: dict) -> str:
+    """ours: of a line: delta, delta_std, seeds, pruned_top1, params_drop, macs_drop."""
     if claim is None:
         return ""
     if section == "not run":
         return section
     if section != "full":
         return f"not comparable: {section} run"
-    if claim.get("metric") == "top5":
+    if claim.metric == "top5":
         return "not comparable: top-5 claimed, top-1 measured"
     accuracy = accuracy_gap(claim, ours)
     if accuracy is None:
@@ -78,32 +82,23 @@ def tolerance(std: float | None, seeds: int) -> float:
     return min(MOST, max(LEAST, 0.0 if std is None else 2 * std / math.sqrt(seeds)))
 
 
-def accuracy_gap(claim: dict, ours: dict) -> tuple[float, float | None] | None:
+def accuracy_gap(claim: Claim, ours: dict) -> tuple[float, float | None] | None:
     """-> (gap in points, tolerance); None where the claim has no accuracy."""
     allowed = tolerance(ours["delta_std"], ours["seeds"])
-    if (delta := claimed_delta(claim)) is not None:
-        return delta - ours["delta"], allowed
-    if "better_than_baseline" in claim:
+    if claim.step is not None:
+        return claim.step - ours["delta"], allowed
+    if claim.better_than_baseline:
         return 0.0 - ours["delta"], None
-    if "no_accuracy_loss" in claim:
+    if claim.no_accuracy_loss:
         return 0.0 - ours["delta"], 0.0
-    if "pruned" in claim:
-        return claim["pruned"] - ours["pruned_top1"], allowed
-    return None
+    return None if claim.pruned is None else (claim.pruned - ours["pruned_top1"], allowed)
 
 
-def claimed_delta(claim: dict) -> float | None:
-    """As stated, or from the two accuracies."""
-    if "delta" in claim:
-        return claim["delta"]
-    return round(claim["pruned"] - claim["baseline"], 6) if "pruned" in claim and "baseline" in claim else None
-
-
-def reduction_gap(claim: dict, what: str, ours: float) -> tuple[float, float | None]:
+def reduction_gap(claim: Claim, what: str, ours: float) -> tuple[float, float | None]:
     """-> (gap in % of the net, tolerance), of "params" or "macs"."""
-    for name, allowed in ((f"{what}_drop", REDUCTION), (f"{what}_drop_min", None), (f"{what}_drop_max", REDUCTION)):
-        if name in claim:
-            return claim[name] - ours, allowed
+    for end, allowed in (("", REDUCTION), ("_min", None), ("_max", REDUCTION)):
+        if (claimed := getattr(claim, f"{what}_drop{end}")) is not None:
+            return claimed - ours, allowed
     return -math.inf, 0.0                                         # not claimed
 
 

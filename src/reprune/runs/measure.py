@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from reprune.pruning.probe import Probe, evaluate
-from reprune.results.rows import SCHEMA as SCHEMA
+from reprune.schema import SCHEMA as SCHEMA
 from reprune.structure.cost import cost, latency, peak_memory
 from reprune.structure.groups import PRODUCERS
 from reprune.training.checkpoints import spent

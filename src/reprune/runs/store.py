@@ -90,13 +90,13 @@ def without(config: dict, names: Iterable[str]) -> dict:
     """
     config = copy.deepcopy(config)
     for name in names:
-        _drop(config, name.split("."))
+        drop(config, name.split("."))
     return config
 
 
-def _drop(node: dict, path: list[str]) -> None:
+def drop(node: dict, path: list[str]) -> None:
     if path[1:] and isinstance(node.get(path[0]), dict):
-        _drop(node[path[0]], path[1:])
+        drop(node[path[0]], path[1:])
         if node[path[0]]:
             return
     elif path[1:]:

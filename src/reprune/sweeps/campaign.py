@@ -36,9 +36,10 @@ from reprune.errors import UserError, user_error
 from reprune.pruning.sockets import Method
 from reprune.results.compose_rows import found_in
 from reprune.results.controls import controls_of
-from reprune.results.rows import GROUPS, STAGES, Row, departures, flat, read_rows
+from reprune.results.rows import departures, flat, read_rows
 from reprune.runs.compose import Composer, outside_of_jobs
 from reprune.runs.store import Store, baseline_key
+from reprune.schema import GROUPS, STAGES, Row
 from reprune.structure.cost import cost
 from reprune.structure.groups import trace
 from reprune.sweeps.status import running

@@ -1,26 +1,21 @@
 """One page to look at the results with: results/index.html, which needs no network and no other file.
 
-    python -m reprune report            writes results/index.html
-    python -m reprune report --check    writes nothing; exit 1 if the page differs from what the records say
-
-The page is page/page.html with its style, its scripts and the data put in: the lines of summary.py, and for each line
+It is page/page.html with its style, its scripts and the data put in: the lines of lines.py, and for each line
 its claim, its runs and their config. The same input gives the same bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from reprune.files import write_text
-from reprune.results.lines import COLUMNS, Line, collect, entry
+from reprune.results.lines import COLUMNS, Collected, Line
 from reprune.results.rows import departures
 from reprune.results.verdict import KINDS, kind
+from reprune.schema import Paper
 
 PAGE = Path(__file__).parent / "page"
 OF_ROW = ("paper", "row", "command", "reconstruction", *(name for name in COLUMNS if name.startswith("claim_")))
@@ -70,45 +65,40 @@ def nested(flat: dict[str, Any]) -> dict:
     return tree
 
 
-def described(line: Line, paper: dict) -> dict:
+def described(line: Line, paper: Paper) -> dict:
     """What all lines of a row have in common: the file's title and claim, and where the paper is found."""
-    about = {name: paper[name] for name in ("title", "authors", "venue", "arxiv", "doi") if name in paper}
-    values = entry(line)
-    return {"title": line.row.title, "claim": line.row.claim, "about": about, "values": {n: values[n] for n in OF_ROW}}
+    about = paper.model_dump(include={"title", "authors", "venue", "arxiv", "doi"}, exclude_none=True)
+    claim = line.row.claim and line.row.claim.model_dump(exclude_none=True)
+    return {"title": line.row.title, "claim": claim, "about": about, "values": {name: line[name] for name in OF_ROW}}
 
 
 def otherwise(line: Line) -> list[list]:
     """[name, what the row's file says, what was run], where they differ."""
     row = line.row
-    return [[name, *((row.choices[name], line.stats[name]) if name in row.choices
+    return [[name, *((row.choices[name], line[name]) if name in row.choices
                      else (row.config[name], line.config.get(name)))]
-            for name in sorted(departures(row, line.stats, line.config))] if line.runs else []
+            for name in sorted(departures(row, line.values, line.config))] if line.runs and not line.control else []
 
 
-def content(root: Path, errors: list[str]) -> dict:
-    """What the scripts of the page read (data.js). A bad file of input becomes a line in `errors`."""
-    found = collect(root, errors)
-    rows = sorted((row for row in found.rows if found.lines[row.id]), key=lambda row: row.id)
-    lines = [line for row in rows for line in found.lines[row.id]]
-    entries = [entry(line) for line in lines]
-    text = [name for name in OF_LINE if any(isinstance(e[name], str) for e in entries)]
-    at = {row.id: i for i, row in enumerate(rows)}
-    texts, configs, changes, table = Pool(), Pool(), Pool(), []
+def content(found: Collected) -> dict:
+    """What the scripts of the page read (data.js)."""
+    text = [name for name in OF_LINE if any(isinstance(line[name], str) for line in found.lines)]
+    texts, configs, changes, table, rows = Pool(), Pool(), Pool(), [], {}
 
     def said(value: str | None) -> int | None:
         return None if value is None else texts.index(value)
 
-    for line, e in zip(lines, entries, strict=True):
-        cells = [said(e[name]) if name in text else whole(e[name]) for name in OF_LINE]
-        runs = [[run["key"], run["seed"], run["base"], run["top1"], said(run["commit"]), said(run["torch"])]
-                for run in line.runs]
+    for line in found.lines:
+        at = rows.setdefault(line.row.id, (len(rows), described(line, found.about[line.row.paper])))[0]
+        cells = [said(line[name]) if name in text else whole(line[name]) for name in OF_LINE]
+        runs = [[of.key, of.seed, of.baseline.top1, of.pruned.top1, said(of.env.git or "unknown"),
+                 said(of.env.torch or "unknown")] for of in (run.record for run in line.runs)]
         config = configs.tree(nested(line.config)) if line.runs else None
-        verdict = kind(e["verdict"]) if e["verdict"] else None
-        table.append([at[line.row.id], cells, said(line.series), said(verdict), runs, config,
+        verdict = kind(line.verdict) if line.verdict else None
+        table.append([at, cells, said(line.series), said(verdict), runs, config,
                       [changes.index(change) for change in otherwise(line)]])
-    about = [described(found.lines[row.id][0], found.about[row.id.split("/")[0]]) for row in rows]
-    return {"columns": OF_LINE, "text": text, "texts": texts.items, "configs": configs.items,
-            "changes": changes.items, "rows": about, "kinds": KINDS, "lines": table}
+    return {"columns": OF_LINE, "text": text, "texts": texts.items, "configs": configs.items, "changes": changes.items,
+            "rows": [about for _, about in rows.values()], "kinds": KINDS, "lines": table}
 
 
 def whole(value: Any) -> Any:
@@ -138,19 +128,3 @@ def page(data: dict) -> str:
 def fingerprint(text: str) -> str:
     """For the page's Content-Security-Policy: nothing but this very script and style may act."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reprune report", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not up to date")
-    parser.add_argument("--root", type=Path, default=Path(), help="folder of experiments/ and results/ (default: here)")
-    args = parser.parse_args(argv)
-    errors: list[str] = []
-    text, file = page(content(args.root, errors)), args.root / "results/index.html"
-    if not args.check:
-        write_text(file, text)
-    elif not file.is_file() or file.read_bytes() != text.encode():
-        errors.append("results/index.html differs from what the records say: run make report")
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0

@@ -12,9 +12,8 @@ from string import ascii_lowercase
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from reprune.results.lines import Line
-from reprune.results.markdown import epochs, removed, top1
-from reprune.results.rows import points, stated
+from reprune.results.lines import Collected, Line
+from reprune.results.render.text import epochs, points, removed, stated, top1
 
 SIGNS = {"→": r"$\rightarrow$", "±": r"$\pm$", "–": "--", "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$",
          "†": r"$\dagger$"}
@@ -54,9 +53,8 @@ def escape(text: str) -> str:
 
 
 def ours(line: Line) -> dict[str, str]:
-    stats = line.stats
-    spread = f" ± {stats['delta_std']:.2f}" if stats["delta_std"] is not None else ""
-    return {"ours": top1(stats), "our Δ": points(stats["delta"]) + spread, "seeds": str(stats["seeds"])}
+    spread = f" ± {line['delta_std']:.2f}" if line["delta_std"] is not None else ""
+    return {"ours": top1(line), "our Δ": points(line["delta"]) + spread, "seeds": str(line["seeds"])}
 
 
 def said(line: Line) -> str:
@@ -71,22 +69,23 @@ def against(line: Line) -> dict[str, str]:
             **(ours(line) if line.runs else {}),
             "params": f"{stated(claim, 'params_drop')} / {removed(line, 'params')}",
             "MACs": f"{stated(claim, 'macs_drop')} / {removed(line, 'macs')}",
-            "source": claim["source"], "verdict": line.verdict.replace("not comparable: ", ""), "runs": said(line)}
+            "source": claim.source, "verdict": line.verdict.replace("not comparable: ", ""), "runs": said(line)}
 
 
 def alone(line: Line) -> dict[str, str]:
     """A line without one."""
-    return {"row": line.row.id.split("/")[1], "method": line.series, **ours(line), "params": removed(line, "params"),
-            "MACs": removed(line, "macs"), "runs": said(line)}
+    return {"row": line.row.id.split("/")[1], "control": line.control or "", "method": line.series, **ours(line),
+            "params": removed(line, "params"), "MACs": removed(line, "macs"), "runs": said(line)}
 
 
-def latex(paper: str, about: dict, lines: list[Line]) -> str:
-    """lines: of the rows of one paper; a row that has not run has a line too, and is shown if it has a claim."""
-    title, parts = " ".join(about.get("title", paper).split()), []
-    if claimed := [line for line in lines if line.row.claim]:
+def latex(paper: str, found: Collected) -> str:
+    """A row that has not run is shown if it has a claim."""
+    title, parts = " ".join((found.about[paper].title or paper).split()), []
+    lines = [line for line in found.lines if line.row.paper == paper]
+    if claimed := [line for line in lines if line.row.claim and not line.control]:
         caption = CAPTION.format(title=title, what="claims of the paper beside our runs") + ", paper / ours."
         parts.append(frame(caption, f"{paper}-claims", claimed, against))
-    if own := [line for line in lines if not line.row.claim and line.runs]:
+    if own := [line for line in lines if line.section in ("own", "control")]:
         caption = CAPTION.format(title=title, what="rows without a claim of the paper") + "."
         parts.append(frame(caption, f"{paper}-own", own, alone))
     return "\n".join(parts)
@@ -104,7 +103,7 @@ def frame(caption: str, label: str, lines: list[Line], cells: Callable[[Line], d
     body = tabulate([[row.get(name, "") for name in columns] for row in rows], headers=columns,
                     tablefmt="latex_booktabs", disable_numparse=True)
     caption += " †: computed from another number of the paper." * ("†" in body)
-    runs = [f"% {line.row.id}: {' '.join(run['key'] for run in line.runs) or 'not run'}" for line in lines]
+    runs = [f"% {line.row.id}: {line['keys'] or 'not run'}" for line in lines]
     notes = NOTES.format("; ".join(f"\\emph{{{letter}}}: {escape(text)}" for text, letter in letters.items()))
     return FRAME.format(runs="\n".join(runs), label=label, body=signs(body), caption=escape(caption),
                         notes=notes if letters else "")

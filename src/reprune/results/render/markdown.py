@@ -1,0 +1,163 @@
+"""The pages of results/: <paper>.md and the index, as Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from tabulate import tabulate
+
+from reprune.results import verdict
+from reprune.results.lines import Collected, Line
+from reprune.results.render.cells import accuracy, compared, cost, norms, ran, row_link, source
+from reprune.results.render.text import CONTROLS, reached, standing
+from reprune.schema import Paper, Row
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Markdown; columns in the order of the fullest row, empty columns left out."""
+    order = dict.fromkeys(c for row in sorted(rows, key=len, reverse=True) for c in row)
+    columns = [c for c in order if any(r.get(c) for r in rows)]
+    cells = [[r.get(c, "").replace("|", "\\|") for c in columns] for r in rows]
+    return tabulate(cells, headers=columns, tablefmt="github", disable_numparse=True)
+
+
+GUIDE = """\
+Made by `make tables` from [experiments/{paper}/](../experiments/{paper}) and [runs/](runs); no number is typed by hand.
+
+- **Accuracy** is top-1 in percent on the test set, ours after the last epoch. Over n seeds: mean ± sample standard
+  deviation.
+- **Δ** is pruned minus baseline in points; ours is taken against our own baseline of the same seed, then averaged.
+"""
+HINTS = {               # what is found in a table -> its explanation
+    r"[|/] – ": "**–**: not stated, or not run.",
+    r"\| [>≤] ": "**>** and **≤** are a paper's \"more than\" and \"up to\".",
+    r"\| [>≥] 0": "A Δ **> 0** or **≥ 0**: better than, or not worse than the baseline, the amount is not stated.",
+    r"†": "**†** marks numbers computed from another number of the paper, such as 87.5 % from 8x fewer.",
+    r"\(top-5\)": "**Top-5** stands where the paper gives nothing else; ours is top-1 all the same.",
+    r"\| verdict": "**Verdict**: does the claim hold here? By [one rule](README.md#the-verdict) for all papers.",
+    r"\| made at": "**Made at** n commits: the runs of the line were made by different states of this project.",
+    r"[0-9a-f]{7}\+[ ,]": "**+** after a commit: when the run was made, files differed from it.",
+    r"\| before recovery": "**Before recovery** is the accuracy after the last removal, before the last fine-tuning.",
+    r"\| best epoch on test": "**Best epoch on test** is what some papers report, shown where it was recorded.",
+    r"\| epochs": "**Epochs** are those run; after a slash, those of the paper's recipe, as far as it is known.",
+    r"\| given weights": "**Given weights**: the baseline was loaded, not trained here.",
+    r"\| measured speed-up": "**Speed-up** is the latency of the baseline over that of the pruned net."}
+INDEX = """\
+# Results
+
+Made by `make tables` from [experiments/](../experiments) and [runs/](runs); no number is typed by hand; all lines
+of all tables as one file: [results.csv](results.csv).
+
+*Claims* are rows of the paper's tables. Each counts once: by the [verdict](#the-verdict) on its runs of the paper's
+whole recipe (the weakest, where there are several settings), or else as run with something changed, with fewer epochs
+or images, or not yet.
+
+"""
+STANDINGS = {"reproduced": "reproduced", "within": "within x", "off": "off by x", "not comparable": "not comparable",
+             "changed only": "changed only", "short only": "short only", "not run": "not run"}
+RULE = "One rule for all papers, computed for each line of a table from the claim and our runs."
+RECONSTRUCTED = """\
+*Reconstruction*: "in part" where method or recipe had to be filled in; the page says what is known and what is not.
+
+"""
+STANDING = "The paper's claims here: {}. What these words mean stands on the [first page](README.md)."
+SECTIONS = {
+    "full": ("The paper's rows", "The paper's claims beside our runs of the whole recipe."),
+    "changed": ("Changed runs", "Runs of a row with something else than its file says, shown under *setting*."),
+    "short": ("Short runs", "Fewer epochs than the paper's (`?`: the recipe does not say how many those are), or fewer "
+                            "images: not comparable with the claims, and never mixed with the runs above."),
+    "own": ("Rows of our own (no claim of the paper)", "Controls, which *Controls* sets beside the claims, and what "
+                                                       "we tried besides.")}
+BESIDE = "Rows of other folders that this page is to be read with: the same runs serve several pages."
+CONTROL = f"""\
+What simpler means reach with the same model, data and budget: {'; '.join(f'*{n}*: {w}' for n, w in CONTROLS.items())}.
+A method that does not beat them has shown nothing. Our Δ, with the verdict or the epochs of the runs."""
+NORMS = """\
+The L2 norm of the weights in the group of each filter, after sparse training and before anything is removed. A penalty
+that works drives the groups of unnecessary filters to zero; with weight 0 it is plain training. Each run on its own."""
+
+
+def page(paper: str, found: Collected, figures: list[tuple[str, str]]) -> str:
+    """results/<paper>.md; figures: (file, caption)"""
+    about, parts = found.about[paper], []
+    rows = [row for row in found.rows if row.paper == paper]
+    lines = [line for line in found.lines if line.row.paper == paper and line.runs]
+    others = [line for line in found.lines if line.row.id in about.beside and not line.control]
+    claimed = [row for row in rows if row.claim]
+    for name in SECTIONS:
+        parts += section(name, rows, lines, paper)
+    if claimed:
+        parts += ["## Controls", CONTROL, table([controls(row, found) for row in claimed])]
+        if ran_controls := [line for line in lines if line.control]:
+            parts += [table([compared(line, paper) for line in ran_controls]), sizes(ran_controls, paper)]
+    if others:
+        parts += ["## Beside other methods", BESIDE, table([compared(line, paper) for line in others]),
+                  sizes([line for line in others if line.runs], paper),
+                  table([source(row, paper) for row in {line.row.id: line.row for line in others}.values()])]
+    if sparse := [norms(line, run, paper) for line in [*lines, *others] for run in line.runs if run.norms]:
+        sparse.sort(key=lambda cells: [cells[name] for name in ("model", "row", "penalty's weight", "setting", "seed")])
+        parts += ["## Group norms after sparse training", NORMS, table(sparse)]
+    if figures:
+        parts += ["## Figures", *(f"![{text.split('. ')[0]}]({file})\n\n*{text}*" for file, text in figures)]
+    if runs := [run for line in lines for run in line.runs]:
+        parts += ["## Runs", "Each run on its own; the link leads to its record: whole config, widths, times.",
+                  table([ran(run) for run in runs])]
+    guide = GUIDE.format(paper=paper) + "".join(
+        f"- {text}\n" for mark, text in HINTS.items() if any(re.search(mark, part) for part in parts))
+    stand = [standing(found.of(row)) for row in claimed]
+    told = ", ".join(f"{stand.count(name)} {title}" for name, title in STANDINGS.items() if name in stand)
+    first = [*head(paper, about), STANDING.format(told) if told else "", guide]
+    return "\n\n".join(part.strip() for part in [*first, *parts] if part.strip()) + "\n"
+
+
+def sizes(lines: list[Line], paper: str) -> str:
+    return table([cost(line, paper) for line in lines]) if lines else ""
+
+
+def section(name: str, rows: list[Row], lines: list[Line], paper: str) -> list[str]:
+    """The lines of one kind, and those of the rows that belong there and have no such run."""
+    title, text = SECTIONS[name]
+    here = [line for line in lines if line.section == name]
+    wanted = [row for row in rows if {"full": row.claim is not None, "own": row.claim is None}.get(name)]
+    ran_here, ran_at_all = ({line.row.id for line in some if not line.control} for some in (here, lines))
+    here += [Line(row, values=dict(row.choices),
+                  setting="other runs only, see below" if row.id in ran_at_all else "not run")
+             for row in wanted if row.id not in ran_here]
+    here.sort(key=lambda line: line.row.id)
+    parts = []
+    if here:
+        parts = [f"## {title}", text] if any(row.claim for row in rows) else ["## Rows"]
+        parts += [table([(compared if name == "own" else accuracy)(line, paper) for line in here]),
+                  sizes([line for line in here if line.runs or line.row.claim], paper)]
+    return parts + [table([source(row, paper) for row in wanted])] * bool(wanted)
+
+
+def controls(row: Row, found: Collected) -> dict[str, str]:
+    """What the controls of a claim reach."""
+    own = {row.choices.get("method"): "the row itself"}
+    return {"row": row_link(row, row.paper), "our Δ": reached(found.of(row)),
+            **{name: own.get(name) or reached(found.of(row, name)) for name in CONTROLS}}
+
+
+def head(paper: str, about: Paper) -> list[str]:
+    cited = [text for text in (about.authors, about.venue) if text]
+    cited += [f"[{label}:{at}]({site}/{at})" for at, label, site in (
+        (about.arxiv, "arXiv", "https://arxiv.org/abs"), (about.doi, "doi", "https://doi.org")) if at]
+    filled = f"**Reconstruction.** {about.reconstruction}" if about.reconstruction else ""
+    return [f"# {about.title or paper}", ", ".join(cited), filled, about.note or ""]
+
+
+def index(found: Collected) -> str:
+    """results/README.md"""
+    entries = []
+    for paper in sorted({row.paper for row in found.rows}):
+        about, lines = found.about[paper], [line for line in found.lines if line.row.paper == paper and line.runs]
+        stand = [standing(found.of(row)) for row in found.rows if row.paper == paper and row.claim]
+        entries.append({"paper": f"[{about.title or paper}]({paper}.md)", "venue": about.venue or "",
+                        "reconstruction": "in part" * bool(about.reconstruction), "claims": str(len(stand)),
+                        **{title: str(stand.count(name)) for name, title in STANDINGS.items()},
+                        "own rows run": str(len({line.row.id for line in lines if line.section == "own"})),
+                        "runs": str(sum(len(line.runs) for line in lines))})
+    filled = RECONSTRUCTED if any(entry["reconstruction"] for entry in entries) else ""
+    rule = verdict.__doc__.partition("\n\n")[2].partition(">>>")[0].strip()
+    return f"{INDEX}{filled}{table(entries)}\n\n## The verdict\n\n{RULE}\n\n{rule}\n"

@@ -1,0 +1,84 @@
+"""Cells that Markdown, LaTeX and the terminal say alike: of a claim, and of a line of runs."""
+
+from __future__ import annotations
+
+from reprune.results import verdict
+from reprune.results.lines import Line
+from reprune.schema import STAGES, Claim
+
+CONTROLS = {"random": "random filters", "scratch": "the widths, trained from fresh weights", "l1": "smallest L1-norms"}
+
+
+def points(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"                  # + 0.0: no -0.00
+
+
+def stated(claim: Claim, what: str) -> str:
+    """`accuracy`, `delta`, `params_drop` or `macs_drop`, as far as the paper states it.
+
+    >>> claim = Claim(params_drop_min=50, source="abstract", provenance="abstract")
+    >>> stated(claim, "params_drop"), stated(claim, "macs_drop")
+    ('> 50', '–')
+    """
+    def say(name: str, form: str) -> str:
+        value = getattr(claim, name)
+        return "–" if value is None else f"{value:{form}}" + " †" * (name in claim.derived)
+
+    top5 = " (top-5)" * (claim.metric == "top5")
+    if what == "accuracy":
+        both = [say(name, ".2f") for name in ("baseline", "pruned")]
+        return "–" if both == ["–", "–"] else " → ".join(both) + top5
+    if what == "delta":
+        worded = "> 0" if claim.better_than_baseline else "≥ 0" if claim.no_accuracy_loss else ""
+        said = say("delta", "+.2f") if claim.delta is not None else worded if claim.step is None else points(claim.step)
+        return said + top5 if said else "–"
+    bounds = [sign + say(what + end, ".3g") for sign, end in (("> ", "_min"), ("≤ ", "_max"))
+              if getattr(claim, what + end) is not None]
+    return ", ".join(bounds) or say(what, ".1f")
+
+
+def origin(claim: Claim) -> str:
+    return claim.source + f" ({claim.provenance})" * (claim.provenance != claim.source)
+
+
+def spread(line: Line, name: str) -> str:
+    """Mean ± standard deviation over the seeds; empty where not every run knows it."""
+    if line[name] is None:
+        return ""
+    return f"{line[name]:.2f}" + (f" ± {line[f'{name}_std']:.2f}" if line[f"{name}_std"] is not None else "")
+
+
+def top1(line: Line) -> str:
+    """baseline → pruned"""
+    return f"{line['baseline_top1']:.2f} → {spread(line, 'pruned_top1')}"
+
+
+def removed(line: Line, key: str) -> str:
+    return f"{line[f'{key}_drop']:.1f}" if line.runs else "–"
+
+
+def epochs(line: Line) -> str:
+    """Those run, of each stage; after a slash those of the paper's recipe, as far as it is known."""
+    parts = ["given weights"] * line.given
+    for stage in STAGES:
+        ran, paper = line[f"epochs_{stage}"], line[f"paper_epochs_{stage}"]
+        if not line["paper_known"]:
+            paper = "?" if line.row.claim else None
+        if (ran or paper not in (0, "?", None)) and not (stage == "baseline" and line.given):
+            parts.append(f"{stage} {ran}" + ("" if paper is None else f"/{paper}"))
+    return ", ".join(parts + [f"{line['images']} images"] * (line["images"] is not None))
+
+
+def reached(lines: list[Line]) -> str:
+    """Our deltas, with the verdict or the epochs of the runs."""
+    return "; ".join(f"{points(line['delta'])} ({line.verdict.replace('not comparable: ', '') or epochs(line)})"
+                     for line in lines if line.runs) or "not run"
+
+
+def standing(lines: list[Line]) -> str:
+    """How a claim counts, by the lines of its row: by the weakest verdict on runs of the whole recipe; else by what
+    else has run."""
+    if full := [verdict.kind(line.verdict) for line in lines if line.section == "full"]:
+        return max(full, key=verdict.KINDS.index)
+    return next((f"{name} only" for name in ("changed", "short") if any(line.section == name for line in lines)),
+                "not run")
