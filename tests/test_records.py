@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reprune.results.lines import summary
-from reprune.results.tables import build
+from reprune.results.tables import tables
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUNS = {file.stem: json.loads(file.read_text()) for file in sorted(REPOSITORY.glob("results/runs/*.json"))}
@@ -73,11 +73,11 @@ def test_no_file_keeps_a_number_of_a_deleted_record(copy, tmp_path):
     rows = [record["experiment"] for record in RUNS.values()]
     key = next(key for key, record in RUNS.items() if rows.count(record["experiment"]) == 1)
     shutil.copytree(copy, tmp_path / "copy")
-    before, _ = build(tmp_path / "copy")
+    before = tables(tmp_path / "copy", [])
     (tmp_path / f"copy/results/runs/{key}.json").unlink()
-    after, _ = build(tmp_path / "copy")
+    after = tables(tmp_path / "copy", [])
     named = {file for file, text in before.items() if key in text}
-    assert {file.suffix for file in named} == {".md", ".csv", ".tex"}
+    assert {Path(file).suffix for file in named} == {".md", ".csv", ".tex"}
     assert not any(key in text for text in after.values())
     assert named <= {file for file in before if before[file] != after[file]}
 
@@ -88,12 +88,7 @@ def python(code):
 
 def test_reading_records_needs_no_torch():
     """It takes seconds and half a gigabyte; tables, pages, figures, show and status do without."""
-    modules = ", ".join(f"reprune.{name}" for name in ("tables", "report", "figures", "show", "status", "dashboard"))
+    modules = ", ".join(f"reprune.{name}" for name in (
+        "results.tables", "results.figures", "results.show", "results.dashboard", "sweeps.status", "__main__"))
     heavy = "{'torch', 'pytorch_lightning', 'matplotlib'}"
     assert python(f"import sys, {modules}; sys.exit(', '.join({heavy} & {{*sys.modules}}))") == ""
-
-
-def test_a_name_of_the_package_is_no_module_whatever_was_imported_first():
-    assert python("import reprune.cost, reprune; from types import ModuleType as Module\n"
-                  "assert not [n for n in reprune.__all__ if isinstance(getattr(reprune, n), Module)]\n"
-                  "assert reprune.cost.__name__ == 'cost' and {*reprune.__all__} <= {*dir(reprune)}") == ""

@@ -11,8 +11,9 @@ import pytest
 from project import CLAIM, ROW, record
 from report_project import EVIL, small_project
 
-from reprune.results.lines import summary
-from reprune.results.report import content, main, page
+from reprune.results.lines import collect, summary
+from reprune.results.render.html import content, page
+from reprune.results.tables import main_report as main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -24,7 +25,7 @@ def root(tmp_path_factory):
 
 def built(root):
     errors = []
-    text = page(content(root, errors))
+    text = page(content(collect(root, errors)))
     assert errors == []
     return text
 

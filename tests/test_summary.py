@@ -1,4 +1,4 @@
-"""What has run, in numbers: SQL against plain Python, versions kept apart, bad records, the verdict on each claim."""
+"""What has run, in numbers: means against plain Python, versions kept apart, bad records, the verdict on each claim."""
 
 import copy
 import json
@@ -10,9 +10,10 @@ import pytest
 from project import PAPER, ROW, project, record
 
 from reprune.results.lines import COLUMNS, collect, summary
-from reprune.results.rows import ENDS, RECORD, read_claim, read_record
+from reprune.results.records import read_record
 from reprune.results.verdict import KINDS, kind, verdict
 from reprune.runs import fingerprint as code
+from reprune.schema import ENDS, Claim
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -96,10 +97,10 @@ def test_runs_of_other_code_stand_on_lines_of_their_own(root):
 
 def test_the_commits_of_a_line_are_listed(root):
     record(root, seed=0, code=NOW)
-    record(root, seed=1, code=NOW, env={"git": "fff", "torch": "2.15.0"})
+    record(root, seed=1, code=NOW, env={"git": "fff0", "torch": "2.15.0"})
     record(root, seed=2, code=NOW, env={})
     (line,) = lines(root)
-    assert line["commits"].split() == ["abc123", "fff", "unknown"] and line["seeds"] == 3
+    assert line["commits"].split() == ["abc123", "fff0", "unknown"] and line["seeds"] == 3
 
 
 def test_a_fingerprint_follows_the_code_and_not_its_comments(tmp_path, monkeypatch):
@@ -124,38 +125,46 @@ def test_the_data_is_one_version_as_a_whole():
 
 # ---------------------------------------------------------------- bad records
 
-def test_sql_takes_exactly_the_records_that_the_rules_take(root):
+def leaves(node, prefix=()):
+    for name, value in node.items():
+        yield (*prefix, name)
+        if isinstance(value, dict) and name != "config":
+            yield from leaves(value, (*prefix, name))
+
+
+def test_a_field_of_the_wrong_kind_is_named_and_never_averaged(root):
+    """Every field, with values of every kind: each record is taken whole, or one line names the field."""
     bad, nan = [None, "x", "", " ", "1", -1, 0, 1, True, 1.5, 101, [], {}, [1.0], {"recover": 1}], float("nan")
     bad += [nan, float("inf"), {"a": []}, {"a": [1.0]}, {"a": [nan]}, {"a": [None]}, {"a": [-1]}, {"a": 1},
             {"baseline": 1, "sparse": 0, "recover": 0}, {"baseline": 1, "sparse": 0, "recover": 0.5}]
-    good = json.loads(record(root, key="0" * 16).read_text())
-    taken, number = {"0" * 16}, 0
-    for name in RECORD:
+    good = json.loads(record(root, key="0" * 16, seconds={"prune": 1.0}, code=NOW, control=None,
+                             group_norms={"conv1": [1.0]}, widths={"conv1": [16, 8]}).read_text())
+    changed = {}
+    for path in leaves(good):
         for value in bad:
-            number += 1
-            content, key = copy.deepcopy(good), f"{number:016x}"
+            content, key = copy.deepcopy(good), f"{len(changed) + 1:016x}"
             content["key"] = key
-            *path, last = name.split(".")
             node = content
-            for part in path:
+            for part in path[:-1]:
                 node = node[part]
-            node[last] = value
-            file = root / f"results/runs/{key}.json"
-            file.write_text(json.dumps(content))
-            try:
-                read_record(file)
-                taken.add(key)
-            except Exception:
-                pass
+            node[path[-1]] = value
+            (root / f"results/runs/{key}.json").write_text(json.dumps(content))
+            changed[key] = path
     errors = []
-    found = collect(root, errors)
-    named = {error.split("/")[2][:16] for error in errors if " has no file " not in error}
-    everything = {file.stem for file in root.glob("results/runs/*")}
-    assert len(everything) == number + 1 > 500 and 50 < len(taken) < number
-    assert everything - named == taken, sorted(everything - named ^ taken)
-    used = {run["key"] for some in found.lines.values() for line in some for run in line.runs}
-    assert used == {key for key in taken if json.loads((root / f"results/runs/{key}.json").read_text())["experiment"]
-                    == "some2020/A"}
+    used = {run.record.key for line in collect(root, errors).lines for run in line.runs}
+    told = {error.split("/")[2][:16]: error.split(": ", 1)[1] for error in errors}
+    assert used | set(told) == {"0" * 16, *changed} and not used & set(told) and len(told) > 500
+    for key, line in told.items():
+        assert changed[key][0] in line and "\n" not in line, (changed[key], line)
+    assert {"baseline", "pruned", "epochs", "latency", "widths", "seconds", "group_norms", "env", "seed", "config"} <= {
+        changed[key][0] for key in told}
+
+
+def test_the_schema_is_written_for_others_and_holds_for_committed_records():
+    schema = json.loads((REPOSITORY / "results/record.schema.json").read_text())
+    for file in REPOSITORY.glob("results/runs/*.json"):
+        assert set(schema["required"]) <= set(json.loads(file.read_text()))
+        assert read_record(file).overrides
 
 
 @pytest.mark.parametrize("make", [
@@ -179,7 +188,7 @@ def test_a_folder_with_signs_of_patterns_in_its_name(tmp_path):
 def test_without_a_list_errors_go_to_stderr(root, capsys):
     (root / "experiments/some2020/A.yaml").write_text(ROW.format(name="A") + "claim: {delta: 1}")
     assert len(summary(root)) == 2
-    assert capsys.readouterr().err.startswith("error: experiments/some2020/A.yaml: claim.source must be text")
+    assert capsys.readouterr().err.startswith("error: experiments/some2020/A.yaml: claim.source: field required")
 
 
 # ---------------------------------------------------------------- the verdict
@@ -188,7 +197,7 @@ OURS = {"delta": -0.5, "delta_std": 0.1, "seeds": 3, "pruned_top1": 92.5, "param
 
 
 def judge(stated, section="full", **ours):
-    claim = read_claim({"source": "Table 1", "provenance": "paper", **stated})
+    claim = Claim.read({"source": "Table 1", "provenance": "paper", **stated})
     return verdict(claim, section, {**OURS, **ours})
 
 

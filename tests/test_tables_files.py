@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from project import CHANGED, CLAIM, FULL, ROW, SHORT, claim, project, record, section, tables
+from project import CHANGED, CLAIM, FULL, SHORT, claim, project, record, section, tables
 
 from reprune.results.compose_rows import found_in
 from reprune.results.tables import main
@@ -41,24 +41,27 @@ def test_commits_are_shown_where_a_line_has_several(root):
     assert section(tables(root), FULL)["A"][1]["made at"] == "2 commits: abc123, fff0123"
 
 
-CONTROL = ROW.replace("method: l1", "method: {method}")
-
-
-def test_controls_are_found_by_what_their_files_say(root):
-    folder = root / "experiments/some2020"
-    claimed = (folder / "A.yaml").read_text().replace("method: l1", "method: sfp")
-    (folder / "A.yaml").write_text(claimed)
-    (folder / "any.yaml").write_text(CONTROL.format(name="any", method="random"))
-    (folder / "A-random.yaml").write_text(CONTROL.format(name="A-random", method="random").replace("0.5", "0.6"))
-    (folder / "own-half.yaml").write_text(CONTROL.format(name="own-half", method="sfp")
-                                          + "recipe: {recover: {from_scratch: true}}")
-    record(root, row="any", top1=90.0, method="random")
+def test_what_controls_reach_stands_beside_the_claim(root):
+    """Runs of a row with a control are lines of that row, and no claim is held against them."""
+    claimed = root / "experiments/some2020/A.yaml"
+    claimed.write_text(claimed.read_text().replace("method: l1", "method: sfp"))
+    record(root, method="sfp")
+    for seed, top1 in enumerate((90.0, 89.0)):
+        record(root, seed=seed, top1=top1, method="random", control="random")
+    record(root, top1=60.0, method="sfp", control="scratch", epochs__recover=160)
     text = tables(root)
     first, second = (section(text, "Controls")[name][0] for name in "AB")
-    assert first["random"] == "[any](../experiments/some2020/any.yaml): -3.00 (baseline 160/160, recover 40/40)"
-    assert first["scratch"] == "[own-half](../experiments/some2020/own-half.yaml): not run"
-    assert first["l1"] == "missing" and second["l1"] == "the row itself" and first["our Δ"] == "not run"
-    assert "\nMissing: *l1* of A.\n" in text
+    assert first["our Δ"] == "-1.00 (off by 1.02 points (1 seed))"
+    assert first["random"] == "-3.50 (baseline 160/160, recover 40/40)" and first["l1"] == "not run"
+    assert first["scratch"] == "-33.00 (baseline 160/160, recover 160/40)"
+    assert second["l1"] == "the row itself" and second["random"] == "not run"
+    each = [line for line in section(text, "Controls")["A"] if line.get("control")]
+    assert [(line["control"], line["baseline → pruned"]) for line in each] == [
+        ("random", "93.00 → 89.50 ± 0.71"), ("scratch", "93.00 → 60.00")]
+    with (root / "results/results.csv").open(newline="") as file:
+        found = [(line["control"], line["section"], line["seeds"], line["verdict"] != "")
+                 for line in csv.DictReader(file) if line["row"] == "some2020/A"]
+    assert found == [("", "full", "1", True), ("random", "control", "2", False), ("scratch", "control", "1", False)]
 
 
 def test_csv_holds_every_line_and_check_covers_it(root, capsys):
@@ -170,7 +173,6 @@ def test_a_run_with_anything_else_on_its_command_line_is_not_the_row(real, overr
 
 @pytest.mark.parametrize(("old", "new", "told"), [
     ("override /method: l1", "override /method: l9", "method/l9"),
-    ("rates: {layer1: 0.1, layer2: 0.1, layer3: 0.1}, skip", "rates: {layer1: 0.1}, skipp", "skipp"),
     ("dataset: {val_size: 0}", "dataset: {val_size: '${recipe.nothing}'}", "recipe.nothing"),
     ("override /recipe: li2017", "override /recipee: li2017", "recipee"),
 ])
@@ -191,13 +193,23 @@ def test_a_row_that_does_not_compose_is_named_and_the_rest_is_built(real, capsys
 def test_what_was_composed_before_is_not_believed_when_a_file_has_changed(real, capsys):
     row, kept = real / "experiments/li2017/resnet56-A.yaml", real / "outputs/rows.json"
     assert main(["--root", str(real)]) == 0 and kept.is_file()
-    row.write_text(row.read_text().replace("skip:", "skipp:"))
-    assert main(["--root", str(real)]) == 1 and "skipp" in capsys.readouterr().err
-    row.write_text(row.read_text().replace("skipp:", "skip:"))
+    text = row.read_text()
+    row.write_text(text.replace("method: l1", "method: l9"))
+    assert main(["--root", str(real)]) == 1 and "method/l9" in capsys.readouterr().err
+    row.write_text(text)
     kept.write_text("{")
     assert main(["--root", str(real)]) == 0 and capsys.readouterr().err == ""
     (real / "conf").unlink()
     shutil.copytree(REPOSITORY / "conf", real / "conf")
-    file = real / "conf/method/l1.yaml"
-    file.write_text(file.read_text().replace("reprune.methods.l1.FilterNorm", "reprune.methods.l1.Gone"))
-    assert main(["--root", str(real)]) == 1 and "Gone" in capsys.readouterr().err
+    (real / "conf/method/l1.yaml").unlink()
+    assert main(["--root", str(real)]) == 1 and "method/l1" in capsys.readouterr().err
+
+
+def test_a_row_is_composed_and_nothing_that_it_names_is_imported(real, tmp_path, capsys, monkeypatch):
+    (tmp_path / "hostile.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    row = real / "experiments/li2017/resnet56-A.yaml"
+    row.write_text(row.read_text().replace("method:\n", "method:\n  criterion: {_target_: hostile.Mine}\n", 1))
+    assert "hostile" in row.read_text()
+    main(["--root", str(real)])
+    assert not (tmp_path / "ran").exists()

@@ -66,10 +66,10 @@ def test_a_row_stands_beside_once_and_never_beside_its_own_folder(controls):
 @pytest.mark.parametrize(("fields", "told"), [
     ("beside: [our/net-*, our/nut-*]", "some2020.beside 'our/nut-*' matches no row of another folder"),
     ("beside: [some2020/A]", "some2020.beside 'some2020/A' matches no row of another folder"),
-    ("beside: our/net-l1", "some2020.beside must be list of texts, not 'our/net-l1'"),
-    ("beside: [3]", "some2020.beside must be list of texts, not [3]"),
-    ("arxiv: 1608.08710", "some2020.arxiv must be text, not 1608.0871"),
-    ("reconstruction: true", "some2020.reconstruction must be text, not True"),
+    ("beside: our/net-l1", "some2020.beside: input should be a valid list, not 'our/net-l1'"),
+    ("beside: [3]", "some2020.beside.0: input should be a valid string, not 3"),
+    ("arxiv: 1608.08710", "some2020.arxiv: input should be a valid string, not 1608.0871"),
+    ("reconstruction: true", "some2020.reconstruction: input should be a valid string, not True"),
     ("besides: [our/net-l1]", "some2020.besides is unknown, allowed: title, authors"),
 ])
 def test_a_bad_description_is_one_line_and_the_rest_is_built(controls, capsys, fields, told):

@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from pydantic_core import to_json
 
 from reprune.errors import UserError
 from reprune.results.rows import flat, read_all
@@ -76,7 +79,7 @@ def run_of(record: Record) -> Run:
 
 def config_id(config: dict[str, Any]) -> str:
     """Of a config, whatever the order of its keys, without the seed and what a result does not depend on, which it
-    loses; options it does not use count as not there.
+    loses; options it does not use count as not there. Seeds share a config: it is sorted once.
 
     >>> config_id({"a": 1, "b": 2}) == config_id({"b": 2, "a": 1, "seed": 3, "speed": {"compile": False}})
     True
@@ -86,7 +89,12 @@ def config_id(config: dict[str, Any]) -> str:
     for name, neutral in NEUTRAL.items():
         if get(config, name) == neutral:
             drop(config, name.split("."))
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return _sorted_hash(to_json(config))
+
+
+@cache
+def _sorted_hash(text: bytes) -> str:
+    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def norms_of(layers: dict[str, list[float]]) -> dict[str, float]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from tabulate import tabulate
-
 from reprune.results import verdict
 from reprune.results.lines import Collected, Line
 from reprune.results.render.cells import accuracy, compared, cost, norms, ran, row_link, source
@@ -14,11 +12,22 @@ from reprune.schema import Paper, Row
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Markdown; columns in the order of the fullest row, empty columns left out."""
-    order = dict.fromkeys(c for row in sorted(rows, key=len, reverse=True) for c in row)
-    columns = [c for c in order if any(r.get(c) for r in rows)]
-    cells = [[r.get(c, "").replace("|", "\\|") for c in columns] for r in rows]
-    return tabulate(cells, headers=columns, tablefmt="github", disable_numparse=True)
+    """Markdown; columns in the order of the fullest row, empty columns left out.
+
+    >>> print(table([{"row": "A"}, {"row": "B", "our Δ": "-0.25", "note": ""}]))
+    | row   | our Δ   |
+    |-------|---------|
+    | A     |         |
+    | B     | -0.25   |
+    """
+    order = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    columns = [name for name in order if any(row.get(name) for row in rows)]
+    cells = [[row.get(name, "").replace("|", "\\|") for name in columns] for row in rows]
+    widths = [max(len(name) + 2, *map(len, each)) for name, *each in zip(columns, *cells, strict=True)]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    head, *rest = ["|".join(f" {text:{width}} " for text, width in zip(line, widths, strict=True))
+                   for line in [columns, *cells]]
+    return "\n".join(f"|{line}|" for line in (head, rule, *rest))
 
 
 GUIDE = """\
