@@ -115,7 +115,7 @@ def averaged(row: Row, runs: list[Run], config: dict[str, Any]) -> Line:
     runs = sorted(runs, key=lambda run: (run.record.seed, run.record.key))
     records = [run.record for run in runs]
     first = records[0]
-    code = None if first.code is None else {part: first.code.get(part) for part in PARTS}
+    code = {part: first.code.get(part) for part in PARTS} if first.code else None
     values: dict[str, Any] = {
         **{group: getattr(first, group) for group in GROUPS}, "seeds": len({of.seed for of in records}),
         "keys": " ".join(of.key for of in records), "commits": sorted({of.env.git or "unknown" for of in records}),

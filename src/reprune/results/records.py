@@ -38,7 +38,7 @@ class Run:
     def same(self) -> tuple:
         """What the runs of a line share; None in place of the code of a record that does not know it."""
         of, code = self.record, self.record.code
-        return (of.experiment, of.control, self.config_id, code and tuple(code.get(part) for part in PARTS),
+        return (of.experiment, of.control, self.config_id, tuple(code.get(part) for part in PARTS) if code else None,
                 *(getattr(of.epochs, stage) for stage in STAGES))
 
     @property
