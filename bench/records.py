@@ -4,10 +4,9 @@
 
 The records are made up, in a temporary folder, from the real rows of experiments/: for each row as many settings as are
 needed, three seeds each, every number drawn at random. `seconds` and `peak MiB` are those of the whole process: start,
-reading, writing all pages; `cpu` adds up both cores. `tables, first` imports torch and composes every row with Hydra, a
-tenth of a second each whatever the number of records; what it made is kept until conf/ or src/ changes. `start`
-is the same process with `--help`; `json` reads and checks every record one by one in Python, as the tables do with bad
-ones, and makes no table.
+reading, writing all pages; `cpu` adds up both cores. `tables, first` composes every row with Hydra, a tenth of a second
+each whatever the number of records; what it made is kept until conf/ changes. `start` is the same process with `--help`;
+`lines` reads, checks and averages all records, and renders nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 from common import at_most, process, value
 from tabulate import tabulate
 
-from reprune.results.rows import STAGES
+from reprune.schema import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES, SEEDS = (100, 1_000, 10_000), 3
@@ -66,24 +65,22 @@ def line(what: str, n: int, root: Path | None, seconds: float, cpu: float, peak:
 
 def main() -> list[dict]:
     found = [line("start", 0, None, *process("-m", "reprune", "tables", "--help"))]
-    one_by_one = ("import sys; from pathlib import Path; from reprune.results.rows import read_record; "
-                  "all = [read_record(f) for f in Path(sys.argv[1]).glob('results/runs/*.json')]")
+    lines = "import sys; from pathlib import Path; from reprune.results.lines import summary; summary(Path(sys.argv[1]))"
     for n in SIZES:
         with tempfile.TemporaryDirectory() as name:
             root = project(Path(name) / "project", n)
             for what in ("tables, first", "tables"):
                 found.append(line(what, n, root, *process("-m", "reprune", "tables", "--root", str(root))))
-            if n == max(SIZES):
-                found.append(line("json", n, root, *process("-c", one_by_one, str(root))))
+            found.append(line("lines", n, root, *process("-c", lines, str(root))))
     return found
 
 
 def targets(rows: list[dict]) -> list[dict]:
     most = {"records": max(SIZES)}
-    return [*(at_most(f"{what}, {max(SIZES):,} records", value(rows, "seconds", what=what, **most), 10, " s")
-              for what in ("tables", "tables, first")),
+    return [*(at_most(f"{what}, {max(SIZES):,} records", value(rows, "seconds", what=what, **most), limit, " s")
+              for what, limit in (("lines", 4), ("tables", 10), ("tables, first", 10))),
             at_most(f"their memory, {max(SIZES):,} records",
-                    value(rows, "peak MiB", what="tables, first", **most), 1000, " MiB")]
+                    value(rows, "peak MiB", what="tables, first", **most), 771, " MiB")]
 
 
 if __name__ == "__main__":

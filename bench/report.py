@@ -15,7 +15,8 @@ from time import perf_counter
 
 from tabulate import tabulate
 
-from reprune.results import report
+from reprune.results.lines import collect
+from reprune.results.render import html
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
@@ -34,8 +35,8 @@ PLOT = "const y = document.getElementById('y'); y.value = '%s'; y.dispatchEvent(
 
 def measure(root: Path, name: str) -> dict:
     begin, errors = perf_counter(), []
-    data = report.content(root, errors)
-    text = report.page(data)
+    data = html.content(collect(root, errors))
+    text = html.page(data)
     built = perf_counter() - begin
     assert not errors, errors[0]
     with tempfile.TemporaryDirectory() as folder:
