@@ -5,8 +5,8 @@
 The records are made up, in a temporary folder, from the real rows of experiments/: for each row as many settings as are
 needed, three seeds each, every number drawn at random. `seconds` and `peak MiB` are those of the whole process: start,
 reading, writing all pages; `cpu` adds up both cores. `tables, first` composes every row with Hydra, a tenth of a second
-each whatever the number of records; what it made is kept until conf/ changes. `start` is the same process with `--help`;
-`lines` reads, checks and averages all records, and renders nothing.
+each whatever the number of records; what it made is kept until conf/ changes. `lines` reads, checks and averages all
+records, and renders nothing; `start` is `tables --help`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def line(what: str, n: int, root: Path | None, seconds: float, cpu: float, peak:
 
 def main() -> list[dict]:
     found = [line("start", 0, None, *process("-m", "reprune", "tables", "--help"))]
-    lines = "import sys; from pathlib import Path; from reprune.results.lines import summary; summary(Path(sys.argv[1]))"
+    lines = "import sys, pathlib, reprune.results.lines as lines; lines.summary(pathlib.Path(sys.argv[1]))"
     for n in SIZES:
         with tempfile.TemporaryDirectory() as name:
             root = project(Path(name) / "project", n)

@@ -9,8 +9,9 @@ import pytest
 from browser import View, missing, start, until
 from report_project import EVIL, small_project
 
-from reprune.results.lines import summary
-from reprune.results.report import content, main, page
+from reprune.results.lines import collect, summary
+from reprune.results.render.html import content, page
+from reprune.results.tables import main_report as main
 
 absent = missing()
 
@@ -224,7 +225,7 @@ def test_a_phone_scrolls_the_table_and_not_the_page(view):
 @pytest.fixture(scope="module")
 def long(root, tmp_path_factory):
     """A page of a thousand lines."""
-    many = content(root, [])
+    many = content(collect(root, []))
     row, cells, series, kind, runs, config, differs = many["lines"][0]
     at = many["columns"].index("delta")
     many["lines"] = [[row, [*cells[:at], n / 10, *cells[at + 1:]], series, kind, [[f"{n:016x}", *runs[0][1:]]], config,
