@@ -30,8 +30,8 @@ def settle(cfg: DictConfig, row: str | None) -> None:
             raise UserError(f"control={control.name} is the control of a row: give experiments=PAPER/ROW too")
         before = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("method", "recipe")}
         try:
-            if not before["method"].get("allocation"):
-                raise UserError(f"method {before['method']['name']!r} prunes nothing")
+            if before["method"].get("prunes") is False or not before["method"].get("allocation"):
+                raise UserError(f"method {cfg.method.name!r} prunes nothing")
             after = (other_criterion(**before, other=OmegaConf.to_container(control.method, resolve=True))
                      if "method" in control else fresh_weights(**before))
         except UserError as error:
