@@ -10,8 +10,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")           # keeps torch's profil
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")       # threads that spin starve other runs on the same cores
 
 import hydra  # noqa: E402
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from omegaconf import DictConfig, open_dict  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -19,13 +18,11 @@ def main(cfg: DictConfig) -> float:
     from reprune.pipeline import run
     from reprune.sweeps.cells import cell
 
-    with open_dict(cfg):
-        cfg.experiment = HydraConfig.get().runtime.choices.get("experiments")
     return cell(cfg, run)
 
 
 if __name__ == "__main__":
-    if any(a.startswith("experiments=") for a in sys.argv):
+    if any(a.startswith(("experiments=", "control=")) for a in sys.argv):
         from reprune.errors import UserError
         from reprune.sweeps.cells import expand
 

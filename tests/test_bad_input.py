@@ -91,6 +91,8 @@ def test_negative_epochs(configure):
 @pytest.mark.parametrize(("argument", "words"), [
     ("method=nope", ["slimming", "l1"]),
     ("experiments=li2017/nope", ["li2017/resnet56-B"]),
+    ("control=nope", ["random", "l1", "scratch"]),
+    ("control=random", ["error: control=random", "experiments="]),
     ("method.allocation.rate=2", ["error: allocation.rate"]),
 ])
 def test_the_command_exits_non_zero_with_the_valid_choices(argument, words, root, tmp_path):

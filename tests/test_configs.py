@@ -97,6 +97,12 @@ def test_a_glob_over_rows_becomes_the_list_that_hydra_sweeps():
     assert expand([given], ROOT) == [given]
 
 
+def test_null_is_no_row_and_no_control():
+    given = ["experiments=null,li2017/vgg16-A", "control=null,random", "control=choice(null,l1)", "method=null"]
+    none = ["experiments=[],li2017/vgg16-A", "control=[],random", "control=choice([],l1)", "method=null"]
+    assert expand(given, ROOT) == none == expand(none, ROOT)
+
+
 def readme_commands() -> list[str]:
     """The runs the README shows, a line each."""
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
@@ -108,6 +114,7 @@ def readme_commands() -> list[str]:
 @pytest.mark.parametrize("command", readme_commands())
 def test_every_run_the_readme_shows_composes(command, configure):
     words = [word for word in shlex.split(command) if word not in ("-m", "--cfg", "job") and "glob(" not in word]
+    words = expand(words, ROOT)
     words = [re.sub(r"(?:tag\(log,)?interval\((.*?),.*", r"\1", word) for word in words]   # of a search: its low end
     for overrides in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]:
         cfg = configure(*overrides, tiny=False)

@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 optuna = pytest.importorskip("optuna", reason="pip install -e '.[search]'")
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[launchers]'")
-from hydra_plugins.reprune_search._study import Search  # noqa: E402
+from hydra_plugins.reprune_search._study import Search, _digest  # noqa: E402
 
 LONGER = ["recipe.baseline.epochs=4", "recipe.sparse.epochs=3", "recipe.recover.epochs=2", "method=hgsr"]
 SPACE = ["method.penalties.hgsr.weight=tag(log,interval(1e-6,1e-3))", "method.allocation.rate=interval(0.1,0.5)"]
@@ -29,6 +29,13 @@ def trials(out, name: str | None = None) -> list:
     storage = f"sqlite:///{out}/outputs/search.db"
     names = [s.study_name for s in optuna.get_all_study_summaries(storage)]
     return optuna.load_study(name or names[0], storage).trials
+
+
+def test_a_search_over_another_row_or_its_control_is_another_study_and_places_make_none():
+    given = ["seed=interval(1,2)", "experiments=li2017/vgg16-A"]
+    assert _digest(given) == _digest([*given[::-1], "output_dir=there", "logger=none"])
+    others = [given[:1], [given[0], "experiments=li2017/resnet56-A"], [*given, "control=random"], [*given, "control=l1"]]
+    assert len({_digest(each) for each in [given, *others]}) == 5
 
 
 def test_a_search_that_is_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):

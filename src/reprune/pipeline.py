@@ -104,8 +104,9 @@ def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any,
             net, curve, tested = copy.deepcopy(before), TrainingCurve(), TestCurve(data, cfg)
             name = "recover" if turn.last else f"recover-{number}"
             part = "recover" if turn.last or "between" not in cfg.recipe else "between"
-            ran = fit(net, data, cfg, name, part, epochs=turn.epochs, penalties=method.recover_penalties,
-                      teacher=teacher(baseline, method.recover_penalties), logger=logger.stage(name),
+            penalties = method.recover_penalties if turn.last else method.between_penalties
+            ran = fit(net, data, cfg, name, part, epochs=turn.epochs, penalties=penalties,
+                      teacher=teacher(baseline, penalties), logger=logger.stage(name),
                       callbacks=[curve] + [tested] * (cfg.recipe.test_every_epoch and turn.last), unfinished=unfinished)
             return net, {"epochs": ran, "curve": curve.means, "top1_per_epoch": tested.top1}
 

@@ -132,6 +132,7 @@ def _value(ended: JobReturn) -> float:
 
 def _digest(arguments: list[str]) -> str:
     """The same search, whatever its order, its places, and where it runs."""
-    ignored = tuple(name for name in NOT_IN_KEY if name != "search")
+    chosen = ("search", "experiment", "control")                  # experiments=ROW: not in a key as such, but it counts
+    ignored = tuple(name for name in NOT_IN_KEY if name not in chosen)
     told = [a for a in arguments if not a.lstrip("+~").split("=")[0].replace("/", ".").startswith(ignored)]
     return hashlib.sha256("\n".join(sorted(told)).encode()).hexdigest()[:8]

@@ -93,11 +93,14 @@ class Method:
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
     repair: Transform | None = None                                           # right after surgery
     recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
+    between_penalties: Mapping[str, Penalty] | None = None                    # between rounds; null: the same
     prunes: bool = True                                                       # False: the unpruned control
 
     def __post_init__(self) -> None:
         if self.prunes and not (self.criterion and self.allocation and self.rounds):
             raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
+        if self.between_penalties is None:
+            self.between_penalties = self.recover_penalties
 
     @property
     def trains_sparse(self) -> bool:

@@ -14,13 +14,16 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from reprune.runs.control import settle
+
 
 class Composer:
     """composer(["method=l1", "seed=1"]) -> the config that run.py's main passes on, not resolved.
 
     Hydra composes once per combination of choices from the config groups; plain values are then set on a copy, by
     Hydra's own function and in the order given, as Hydra does it. Every override is parsed once. Raises what Hydra
-    raises, and ConfigCompositionException where a job would see another config than this process does.
+    raises, ConfigCompositionException where a job would see another config than this process does, and UserError for a
+    control that its row does not have.
 
     fixed: overrides that all cells share, before their own (Hydra keeps those of hydra.* apart).
     """
@@ -40,8 +43,7 @@ class Composer:
         base, row = self.bases[chosen]
         cfg = copy.deepcopy(base)
         ConfigLoaderImpl._apply_overrides_to_config([override for override, plain in parts if plain], cfg)
-        with open_dict(cfg):
-            cfg.experiment = row
+        settle(cfg, row)
         return cfg
 
     def _parse(self, text: str) -> tuple[Override, bool]:

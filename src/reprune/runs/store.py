@@ -27,8 +27,8 @@ if TYPE_CHECKING:                       # torch is imported with the first net: 
 # What a result does not depend on: where things lie (not in records either), how they are shown, what a run is called,
 # where it runs.
 PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")
-NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "search", "claim", "experiment", "measure", "model.name",
-              "recipe.name", "recipe.paper_epochs", "trainer.accelerator", "trainer.devices",
+NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "search", "claim", "experiment", "control", "measure",
+              "model.name", "recipe.name", "recipe.paper_epochs", "trainer.accelerator", "trainer.devices",
               "trainer.enable_progress_bar", "trainer.strategy", "trainer.sync_batchnorm", "speed.graph")
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
 NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False}

@@ -27,19 +27,22 @@ from omegaconf import DictConfig
 from reprune.errors import UserError, user_error
 from reprune.files import GO_ON, write_json
 from reprune.runs.compose import Composer, outside_of_jobs
+from reprune.runs.control import settle
 from reprune.runs.store import Store
 
 SWEEP = "REPRUNE_SWEEP"                 # environment variable: the id of the sweep, for jobs in other processes
 
 
 def expand(overrides: list[str], root: Path) -> list[str]:
-    """Row ids of experiments=...: Hydra neither globs into folders nor lists what they hold.
+    """Row ids of experiments=..., and null in place of a row or a control. Hydra neither globs into folders nor lists
+    what they hold, and where a file says null, its command line says []: no choice from this group.
 
     "experiments=glob(li2017/*)" -> "experiments=li2017/resnet110-A,li2017/resnet110-B,..."; other overrides stay.
-    Raises UserError with the valid ids where one is unknown.
+    "control=null,random" -> "control=[],random". Raises UserError with the valid ids where one is unknown.
     """
     name = "experiments="
-    return [name + ",".join(rows(o.removeprefix(name), root)) if o.startswith(name) else o for o in overrides]
+    return [name + ",".join(rows(o.removeprefix(name), root)) if o.startswith(name) else
+            re.sub(r"\bnull\b", "[]", o) if o.startswith("control=") else o for o in overrides]
 
 
 def rows(choice: str, root: Path) -> list[str]:
@@ -49,9 +52,11 @@ def rows(choice: str, root: Path) -> list[str]:
     for part in choice.split(","):
         pattern = re.fullmatch(r"glob\((.*)\)", part)
         found = [v for v in valid if fnmatch(v, pattern[1])] if pattern else [v for v in valid if v == part]
-        if not found and part != "null":
+        if part in ("null", "[]"):
+            found = ["[]"]
+        elif not found:
             raise UserError(f"experiments={part} matches no row; the rows are: {', '.join(valid)}")
-        chosen += found or [part]
+        chosen += found
     return chosen
 
 
@@ -120,8 +125,11 @@ class Cells:
 
 def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     """One run -> its `objective`. Bad input ends a single run with one line, and a cell of a sweep with NaN."""
-    note = Path(cfg.output_dir) / "failed" / f"{_name(cfg)}.json"
+    what = " ".join(HydraConfig.get().overrides.task)
+    note = Path(cfg.output_dir) / "failed" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     try:
+        settle(cfg, HydraConfig.get().runtime.choices.get("experiments"))
+        note = note.with_stem(Store(cfg).key)                     # unless it has none: a file of weights is missing
         value = objective(run(cfg), cfg.search.macs)
     except Exception as error:
         line = user_error(error)                                  # Hydra and Lightning wrap what a method raises
@@ -130,7 +138,6 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
                 raise SystemExit(f"error: {line}") from None
             raise
         line = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        what = " ".join(HydraConfig.get().overrides.task)
         print(f"error: {line}\n  in: {what}", file=sys.stderr)
         content = {"sweep": os.environ.get(SWEEP), "overrides": what, "error": line,
                    "traceback": traceback.format_exc(), "when": datetime.now(UTC).isoformat("T", "seconds")}
@@ -161,14 +168,6 @@ def objective(record: dict, macs: float | None = None) -> float:
         return -round(excess, 4)
     value = record["pruned"].get("val_top1")
     return math.nan if value is None else value
-
-
-def _name(cfg: DictConfig) -> str:
-    """The run's key; where it has none (a missing file of weights), a hash of the overrides."""
-    try:
-        return Store(cfg).key
-    except Exception:
-        return hashlib.sha256(" ".join(HydraConfig.get().overrides.task).encode()).hexdigest()[:16]
 
 
 def failures(output_dir: Path) -> list[dict]:

@@ -59,7 +59,11 @@ def cells(overrides: list[str], root: Path) -> Iterator[Cell]:
             parsed = OverridesParser.create(loader).parse_overrides(expand(overrides, root))
             compose = Composer(loader)
             for one in BasicSweeper.split_arguments(parsed, None)[0]:
-                yield look(compose(one), one)
+                try:
+                    cell = look(compose(one), one)
+                except UserError as error:                        # this row has no such control
+                    cell = Cell(one, state="failed", note=str(error))
+                yield cell
         except (HydraException, ValueError) as error:             # ValueError: method=3
             raise UserError(" ".join(str(error).split())) from error
 
