@@ -75,8 +75,7 @@ SECTIONS = {
     "changed": ("Changed runs", "Runs of a row with something else than its file says, shown under *setting*."),
     "short": ("Short runs", "Fewer epochs than the paper's (`?`: the recipe does not say how many those are), or fewer "
                             "images: not comparable with the claims, and never mixed with the runs above."),
-    "own": ("Rows of our own (no claim of the paper)", "Controls, which *Controls* sets beside the claims, and what "
-                                                       "we tried besides.")}
+    "own": ("Rows of our own (no claim of the paper)", "What we tried besides.")}
 BESIDE = "Rows of other folders that this page is to be read with: the same runs serve several pages."
 CONTROL = f"""\
 What simpler means reach with the same model, data and budget: {'; '.join(f'*{n}*: {w}' for n, w in CONTROLS.items())}.
