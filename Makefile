@@ -44,8 +44,9 @@ MINUTES ?= 25
 campaign: setup    ## rows that have not run, in order of value, for MINUTES=25; WITH="--rows 'li2017/*' --at-once 2"
 	$(BIN)/python experiments/campaign.py --minutes $(MINUTES) $(WITH)
 
-check: setup    ## style
+check: setup    ## style, and which way imports go
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 clean:    ## everything that can be made again (downloaded data stays)
 	rm -rf .venv outputs build src/*.egg-info .pytest_cache .ruff_cache

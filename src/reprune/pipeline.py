@@ -23,8 +23,9 @@ from reprune.pruning.rounds import Round
 from reprune.pruning.sockets import Method
 from reprune.runs.fingerprint import fingerprint
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import SCHEMA, Stopwatch, environment, group_norms, measure, show, timed, widths
+from reprune.runs.measure import SCHEMA, Stopwatch, environment, group_norms, measure, show, timed
 from reprune.runs.store import Store
+from reprune.structure.cost import widths
 from reprune.structure.groups import Plan
 from reprune.structure.surgery import remove
 from reprune.training.checkpoints import spent

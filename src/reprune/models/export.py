@@ -28,7 +28,7 @@ from reprune import models
 from reprune.errors import UserError
 from reprune.files import replacing
 from reprune.models.checkpoint import load, read_header
-from reprune.runs.measure import widths
+from reprune.structure.cost import widths
 
 TOLERANCE = 1e-4                        # of the largest logit: other kernels add in another order
 

@@ -22,7 +22,7 @@ from reprune.pruning.probe import Probe
 from reprune.pruning.queue import Queue
 from reprune.pruning.sockets import Scores
 from reprune.structure.groups import FilterGroup, Plan
-from reprune.structure.names import conv_numbers, matches
+from reprune.structure.names import all_match, conv_numbers, matches
 
 NORMALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda s: s,
@@ -57,10 +57,7 @@ class _Allocation:
         found = [g for g in probe.groups if (scores is None or g.name in scores) and g.name in numbers
                  and not (self.groups == "inner" and g.coupled)]
         chosen = [g for g in found if not any(matches(s, g.name, numbers) for s in self.skip)]
-        for pattern in self.skip:
-            if not any(matches(pattern, name, numbers) for name in numbers):
-                raise UserError(f"allocation.skip: {pattern!r} matches no conv of this net (1..{len(numbers)}, "
-                                f"or names such as {next(iter(numbers))!r})")
+        all_match("allocation.skip", self.skip, numbers)
         if not chosen:
             raise UserError("nothing to prune: no group of this net is left by allocation.groups and allocation.skip")
         return chosen
@@ -91,8 +88,12 @@ class Uniform(_Allocation):
         _choice("allocation.rounding", self.rounding, ("removed", "kept"))
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
-        return {g.name: keep_best(scores[g.name], self.count(g, self.rate, probe))
+        numbers = conv_numbers(probe.net)
+        return {g.name: keep_best(scores[g.name], self.count(g, self.rate_of(g, numbers), probe))
                 for g in self.candidates(probe, scores)}
+
+    def rate_of(self, group: FilterGroup, numbers: dict[str, int]) -> float:
+        return self.rate
 
     def count(self, group: FilterGroup, rate: float, probe: Probe) -> int:
         """Filters to remove now so that `share * rate` of the original ones are gone."""
@@ -116,20 +117,12 @@ class PerLayer(Uniform):
 
     def candidates(self, probe: Probe, scores: Scores | None = None) -> list[FilterGroup]:
         numbers = conv_numbers(probe.net)
-        for key in self.rates:
-            if not any(matches(key, name, numbers) for name in numbers):
-                raise UserError(f"allocation.rates: {key!r} matches no conv of this net (1..{len(numbers)}, "
-                                f"or names such as {next(iter(numbers))!r})")
+        all_match("allocation.rates", self.rates, numbers)
         return [g for g in super().candidates(probe, scores) if self.rate_of(g, numbers)]
 
     def rate_of(self, group: FilterGroup, numbers: dict[str, int]) -> float:
         """The last entry that matches counts."""
         return ([0.0] + [rate for key, rate in self.rates.items() if matches(key, group.name, numbers)])[-1]
-
-    def __call__(self, scores: Scores, probe: Probe) -> Plan:
-        numbers = conv_numbers(probe.net)
-        return {g.name: keep_best(scores[g.name], self.count(g, self.rate_of(g, numbers), probe))
-                for g in self.candidates(probe, scores)}
 
 
 @dataclass(kw_only=True)
@@ -174,9 +167,8 @@ class Budget(Global):
         _choice("allocation.spread", self.spread, ("uniform", "global"))
         if (self.macs is None) == (self.params is None):
             raise UserError(f"allocation: give either macs or params, got macs={self.macs}, params={self.params}")
-        kept = self.params if self.macs is None else self.macs
-        if not 0 < kept <= 1:
-            raise UserError(f"allocation.{self.unit} is the fraction to keep, above 0 and at most 1; got {kept}")
+        if not 0 < self.kept <= 1:
+            raise UserError(f"allocation.{self.unit} is the fraction to keep, above 0 and at most 1; got {self.kept}")
 
     @property
     def unit(self) -> str:
@@ -184,7 +176,7 @@ class Budget(Global):
 
     @property
     def kept(self) -> float:
-        return self.params if self.macs is None else self.macs
+        return getattr(self, self.unit)
 
     def budget(self, probe: Probe) -> float:
         """MACs or parameters that may stay at the end of this round."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from reprune.errors import UserError
-from reprune.runs.loggers import layers, names, numbers
 
 
 def backfill(records: list[dict], project: str, entity: str | None, folder: Path) -> str:
@@ -35,6 +34,8 @@ def backfill(records: list[dict], project: str, entity: str | None, folder: Path
 
 def _send(record: dict, project: str, entity: str | None, folder: Path, offline: bool) -> None:
     import wandb
+
+    from reprune.runs.loggers import layers, names, numbers  # with torch
 
     what = [record[name] for name in ("method", "model", "dataset", "recipe", "seed", "experiment")]
     nothing_of_this_machine = {"x_disable_stats": True, "x_disable_meta": True, "x_disable_machine_info": True,

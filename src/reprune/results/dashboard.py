@@ -20,6 +20,7 @@ from typing import Any
 
 from reprune.errors import UserError
 from reprune.files import write_json
+from reprune.results.backfill import backfill
 from reprune.results.rows import read_all
 from reprune.schema import STAGES, Record
 
@@ -185,8 +186,6 @@ def main(argv: list[str] | None = None) -> int:
             records = read_all(files, checked, args.results_dir, errors)
             if not files:
                 raise UserError(f"no record in {args.results_dir}/runs")
-            from reprune.results.backfill import backfill  # with torch
-
             print(backfill(records, args.project, args.entity, args.output_dir))
         if not offline:
             print("\n".join(save(args.project, args.entity, args.output_dir / "dashboard.json")))

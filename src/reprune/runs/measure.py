@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from reprune.pruning.probe import Probe, evaluate
 from reprune.schema import SCHEMA as SCHEMA
 from reprune.structure.cost import cost, latency, peak_memory
-from reprune.structure.groups import PRODUCERS
 from reprune.training.checkpoints import spent
 
 Make = Callable[[Path], tuple[nn.Module, dict]]               # of a stage, see Store.stage
@@ -77,12 +76,6 @@ def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any,
 
 def top1(net: nn.Module, loader: Any) -> float:
     return round(evaluate(net, loader)[1], 4)
-
-
-def widths(baseline: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
-    """Filters of every conv and linear layer: name -> [before, after]."""
-    return {name: [m.weight.shape[0], pruned.get_submodule(name).weight.shape[0]]
-            for name, m in baseline.named_modules() if isinstance(m, PRODUCERS)}
 
 
 def group_norms(probe: Probe) -> dict[str, list[float]]:

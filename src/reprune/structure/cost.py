@@ -1,4 +1,4 @@
-"""What a net costs: parameters, multiply-adds, latency, peak memory.
+"""What a net costs: parameters, multiply-adds, latency, peak memory; and the widths of its layers.
 
 MACs are multiply-adds of conv and linear layers for one sample (ResNet-56 on CIFAR: 125.49 M). Many papers print the
 same number as "FLOPs", some twice that.
@@ -51,6 +51,12 @@ def cost(net: nn.Module, example: Tensor) -> Cost:
 def _macs(module: nn.Module, outputs: int) -> int:
     """Multiply-adds of one call: every output value reads one filter. outputs: values per sample."""
     return outputs * (module.weight.numel() // module.weight.shape[0])
+
+
+def widths(baseline: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
+    """Filters of every conv and linear layer: name -> [before, after]."""
+    return {name: [m.weight.shape[0], pruned.get_submodule(name).weight.shape[0]]
+            for name, m in baseline.named_modules() if isinstance(m, PRODUCERS)}
 
 
 class CostTable:

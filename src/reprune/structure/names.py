@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatch
 
 from torch import nn
 
+from reprune.errors import UserError
 from reprune.structure.groups import traced
 
 
@@ -26,3 +28,11 @@ def matches(key: int | str, name: str, numbers: dict[str, int]) -> bool:
     if isinstance(key, int) or str(key).isdigit():
         return numbers.get(name) == int(key)
     return name == key or name.startswith(f"{key}.") or fnmatch(name, key)
+
+
+def all_match(option: str, keys: Iterable[int | str], numbers: dict[str, int]) -> None:
+    """Raises UserError where a key of an option means no layer at all."""
+    for key in keys:
+        if not any(matches(key, name, numbers) for name in numbers):
+            raise UserError(f"{option}: {key!r} matches no conv of this net (1..{len(numbers)}, or names such as "
+                            f"{next(iter(numbers))!r})")
