@@ -2,7 +2,7 @@
 
 import pytest
 
-from reprune.results.drawing import COLOURS, apart, curves
+from reprune.results.figures.drawing import COLOURS, apart, curves
 
 
 def run(label="a", style=0, **stages):

@@ -15,8 +15,9 @@ import pytest
 from matplotlib.text import Text
 
 from reprune.pipeline import run
-from reprune.results import drawing, tables
-from reprune.results.figures import build, for_page, main, told
+from reprune.results import tables
+from reprune.results.figures import drawing
+from reprune.results.figures.files import build, for_page, main, told
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEW = ("li2017/resnet56-A", "li2017/resnet56-B", "half/resnet56-l1", "half/resnet56-l1std")

@@ -59,7 +59,7 @@ class Figure:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def svg(self) -> str:
-        from reprune.results import drawing  # matplotlib: only where something is drawn
+        from reprune.results.figures import drawing  # matplotlib: only where something is drawn
         text = drawing.svg(self.kind, self.data, {
             "Title": f"{self.kind}: {self.what}", "Description": self.caption, "Keywords": self.pages,
             "Source": " ".join(self.keys), "Creator": "python -m reprune figures",
@@ -77,7 +77,7 @@ def _seal(text: str) -> str:
 
 def build(root: Path, errors: list[str]) -> Iterator[Figure]:
     """All that have something to show. What is wrong with a record becomes a line in `errors`."""
-    from reprune.results.figure_numbers import NUMBERS, read_lines  # with DuckDB and OmegaConf; for_page needs neither
+    from reprune.results.figures.numbers import NUMBERS, read_lines  # with DuckDB and OmegaConf; for_page needs neither
 
     lines = read_lines(root, errors)
     for kind, numbers in NUMBERS.items():
