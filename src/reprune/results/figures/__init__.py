@@ -1,4 +1,4 @@
-"""Figures of the records: numbers (what they show, as plain data), drawing (matplotlib), files (which, where, checked)."""
+"""numbers: what figures show, as plain data; drawing: how they look; files: which there are, written and checked."""
 
 from reprune.results.figures.files import for_page, main
 

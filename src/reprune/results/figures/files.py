@@ -1,4 +1,4 @@
-"""Figures: results/figures/*.svg from the tables' lines (summary.py) and the records behind them.
+"""Figures: results/figures/*.svg from the tables' lines (lines.py) and the records behind them.
 
     python -m reprune figures            writes what has something to show, removes what no longer has
     python -m reprune figures --check    writes nothing; names the figures that were not drawn from today's numbers
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import html
 import json
 import re
 import sys
-import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import quote
 
 from reprune.files import write_text
+from reprune.results.figures.numbers import NUMBERS, Line, read_lines
 
 CAPTIONS = {                # kind -> caption; in the order of a page
     "accuracy": "Top-1 on the test set against the MACs kept: {what}. Filled: ours, mean and sample standard deviation "
@@ -38,6 +39,7 @@ CAPTIONS = {                # kind -> caption; in the order of a page
     "seconds": "What a method costs, mean over the seeds: {what}. Without the baseline, which runs share, and without "
                "measuring."}
 PANELS = 12                 # of one figure
+SEAL = re.compile(r"(?<=>numbers )(\w{16}) drawing (\w{16})(?=<)")
 
 
 @dataclass
@@ -55,8 +57,7 @@ class Figure:
 
     @property
     def numbers(self) -> str:
-        content = json.dumps([self.kind, self.caption, self.pages, self.keys, self.data], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return digest(json.dumps([self.kind, self.caption, self.pages, self.keys, self.data], sort_keys=True))
 
     def svg(self) -> str:
         from reprune.results.figures import drawing  # matplotlib: only where something is drawn
@@ -64,55 +65,54 @@ class Figure:
             "Title": f"{self.kind}: {self.what}", "Description": self.caption, "Keywords": self.pages,
             "Source": " ".join(self.keys), "Creator": "python -m reprune figures",
             "Identifier": f"numbers {self.numbers} drawing {'0' * 16}"})
-        return re.sub(r"(numbers \w{16} drawing )0{16}", rf"\g<1>{_seal(text)}", text, count=1)
+        return sealed(text)
 
 
-def _seal(text: str) -> str:
-    """Of all of a figure but the seal."""
-    plain = re.sub(r"(numbers \w{16} drawing )\w{16}", rf"\g<1>{'0' * 16}", text, count=1)
-    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sealed(text: str) -> str:
+    """With the digest of all of the figure but the seal."""
+    drawn = digest(SEAL.sub(rf"\1 drawing {'0' * 16}", text, count=1))
+    return SEAL.sub(rf"\1 drawing {drawn}", text, count=1)
 
 
 # ---------------------------------------------------------------- which figures
 
 def build(root: Path, errors: list[str]) -> Iterator[Figure]:
     """All that have something to show. What is wrong with a record becomes a line in `errors`."""
-    from reprune.results.figures.numbers import NUMBERS, read_lines  # with DuckDB and OmegaConf; for_page needs neither
-
     lines = read_lines(root, errors)
     for kind, numbers in NUMBERS.items():
-        apart = ("dataset", "model") if kind == "accuracy" else ("paper", "dataset", "model")    # of all papers, or one
+        every = kind == "accuracy"                                # of all papers and any size; else of one paper
         groups = defaultdict(list)
         for line in lines:
-            if all(line.of[name] for name in apart):
-                groups[tuple(line.of[name] for name in apart)].append(line)
+            names = tuple(line.of[name] for name in ("paper", "dataset", "model")[every:])
+            if all(names) and (line.runs or (every and line.claims)):
+                groups[names].append(line)
         for names, group in sorted(groups.items()):
-            shown = [line for line in group if line.runs or (kind == "accuracy" and line.claims)]
-            size = len(shown) if kind == "accuracy" else PANELS
-            for number, part in enumerate((shown[at:at + size] for at in range(0, len(shown), size or 1)), 1):
+            for number, part in enumerate(parts(group, len(group) if every else PANELS), 1):
                 if data := numbers(part):
-                    name = "-".join([kind, *(quote(name, safe="") for name in names)])
-                    what = f"{names[-1]} on {names[-2]}" + f", {names[0]}" * (len(names) == 3)
+                    what = f"{names[-1]} on {names[-2]}" + f", {names[0]}" * (not every)
                     yield Figure(
-                        name + f"-{number}" * (number > 1), kind, what + f" ({number})" * (number > 1),
-                        sorted({line.of["paper"] for line in part}),
+                        "-".join([kind, *(quote(name, safe="") for name in names)]) + f"-{number}" * (number > 1),
+                        kind, what + f" ({number})" * (number > 1), sorted({line.of["paper"] for line in part}),
                         sorted({run["key"] for line in part for run in line.runs}), data)
 
 
+def parts(lines: list[Line], size: int) -> Iterator[list[Line]]:
+    for at in range(0, len(lines), size):
+        yield lines[at:at + size]
+
+
 def told(file: Path) -> dict[str, Any] | None:
-    """What a figure says of itself; None: not one of ours, or damaged."""
+    """What a figure says of itself; None: not one of ours."""
     text = file.read_text("utf-8", errors="replace")
-    try:
-        tree = ET.fromstring(text)
-    except ET.ParseError:
-        return None if "reprune figures" not in text else {"pages": [], "caption": "", "numbers": None, "whole": False}
-    of = {name: [node.text or "" for node in tree.iter(f"{{http://purl.org/dc/elements/1.1/}}{name}")]
-          for name in ("identifier", "description")}
-    pages = [node.text for node in tree.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li")]
-    mark = re.fullmatch(r"numbers (\w{16}) drawing (\w{16})", "".join(of["identifier"]))
-    if mark is None:
+    if (seal := SEAL.search(text)) is None:
         return None
-    return {"pages": pages, "caption": "".join(of["description"]), "numbers": mark[1], "whole": mark[2] == _seal(text)}
+    about = [html.unescape(found) for found in re.findall(r"<dc:description>(.*?)</dc:description>", text, re.DOTALL)]
+    return {"pages": [html.unescape(page) for page in re.findall("<rdf:li>(.*?)</rdf:li>", text)],
+            "caption": "".join(about), "numbers": seal[1], "whole": sealed(text) == text}
 
 
 def for_page(root: Path, paper: str) -> list[tuple[str, str]]:
@@ -134,24 +134,24 @@ def main(argv: list[str] | None = None) -> int:
     errors: list[str] = []
     figures = {args.root / f"results/figures/{figure.name}.svg": figure for figure in build(args.root, errors)}
     old = {file: about for file in _files(args.root) if (about := told(file))}
-    for file, figure in figures.items():
-        if not args.check:
+    for file in sorted({*old, *figures}):
+        figure, about = figures.get(file), old.get(file)
+        if args.check and (wrong := out_of_date(figure, about)):
+            errors.append(f"results/figures/{file.name} {wrong}: run make figures")
+        elif not args.check and figure:
             write_text(file, figure.svg())
-        elif file not in old:
-            errors.append(f"{_name(file)} is missing: run make figures")
-        elif not old[file]["whole"]:
-            errors.append(f"{_name(file)} was changed after it was drawn: run make figures")
-        elif old[file]["numbers"] != figure.numbers:
-            errors.append(f"{_name(file)} was drawn from other numbers than the records hold: run make figures")
-    for file in old.keys() - figures.keys():
-        if args.check:
-            errors.append(f"{_name(file)} shows what no record holds: run make figures")
-        else:
+        elif not args.check:
             file.unlink()
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
 
 
-def _name(file: Path) -> str:
-    return f"results/figures/{file.name}"
+def out_of_date(figure: Figure | None, about: dict[str, Any] | None) -> str:
+    if about is None:
+        return "is missing"
+    if figure is None:
+        return "shows what no record holds"
+    if not about["whole"]:
+        return "was changed after it was drawn"
+    return "was drawn from other numbers than the records hold" * (about["numbers"] != figure.numbers)
