@@ -6,7 +6,6 @@ import io
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable
 from textwrap import wrap
 
 import matplotlib
@@ -15,185 +14,158 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from reprune.results.rows import STAGES
+from reprune.results.styles import STYLES, style
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")   # Okabe & Ito, less yellow
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")            # as many as make other pairs when both start again
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-HATCHES = ("", "//", "\\\\", "xx", "--", "++")
-FILLS = (COLOURS[0], COLOURS[4], "0.9", COLOURS[2], COLOURS[5], "0.5")                    # differ in grey as well
+DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))                # with FILLED: 20 pairs before the first comes again
 FILLED = ("full", "left", "bottom", "right", "top")
+HATCHES = ("", "//", "\\\\", "xx", "--", "++")
+FILLS = ("#0072B2", "#E69F00", "0.9", "#009E73", "#56B4E9", "0.5")                        # differ in grey as well
 COLUMN, PAGE = 3.5, 7.0                                            # inches
 LIGHT = "0.6"
-SHARED = {"color": "black", "marker": ""}                          # the baseline: rows share it
-STYLE = {"svg.fonttype": "path", "svg.hashsalt": "reprune", "font.family": "DejaVu Sans",     # comes with matplotlib
-         "font.size": 9,
-         "axes.titlesize": 9, "legend.fontsize": 9, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 6, "hatch.linewidth": 0.5,
-         "legend.frameon": False, "figure.constrained_layout.h_pad": 0.05, "figure.constrained_layout.w_pad": 0.05}
+SHARED = {"color": STYLES["baseline"][0], "marker": ""}            # curves of the baseline: rows share it
+RC = {"svg.fonttype": "path", "svg.hashsalt": "reprune", "font.family": "DejaVu Sans",     # comes with matplotlib
+      "font.size": 9, "axes.titlesize": 9, "figure.labelsize": 9, "legend.fontsize": 9, "legend.title_fontsize": 9,
+      "legend.labelspacing": 0.3, "axes.spines.top": False, "axes.spines.right": False,
+      "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 6, "hatch.linewidth": 0.5,
+      "legend.frameon": False, "figure.constrained_layout.h_pad": 0.05, "figure.constrained_layout.w_pad": 0.05}
 
 
 def svg(kind: str, data: dict, metadata: dict) -> str:
     """The same bytes for the same data from one version of matplotlib, whatever the user has set."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams.update(RC)
         text = io.StringIO()
         KINDS[kind](data).savefig(text, format="svg", metadata={**metadata, "Date": None})
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def look(style: int) -> dict:
-    return {"color": COLOURS[style % len(COLOURS)], "marker": MARKERS[style % len(MARKERS)]}
-
-
 def folded(text: str, width: int) -> str:
-    return "\n".join(wrap(text, width, break_on_hyphens=False)) or text
+    return "\n".join(wrap(text, width, break_on_hyphens=False))
 
 
 def accuracy(data: dict) -> Figure:
-    """points: kept, top1, std (None: one seed), label, style, ours, short; joined: is a label one line?
+    """points: kept, top1, std (None: one seed), label, series, ours, short; joined: is a label one line?
     baselines: top1, label, ours"""
     entries: dict[str, list[dict]] = {}
-    for point in sorted(data["points"], key=lambda p: (p["style"], not p["ours"], p["label"], p["kept"])):
+    for point in sorted(data["points"], key=lambda p: (p["series"], not p["ours"], p["label"], p["kept"])):
         entries.setdefault(point["label"], []).append(point)
-    lines = sum(len(wrap(label, 42)) for label in entries) + len(data["baselines"]) + 1
-    figure = Figure(figsize=(COLUMN, 2.6 + 0.16 * lines), layout="constrained")
-    axes, handles, halves = figure.subplots(), [], Counter()
+    lines = sum(len(wrap(label, 36)) for label in entries) + len(data["baselines"]) + 2
+    figure = Figure(figsize=(PAGE, max(2.6, 0.165 * lines)), layout="constrained")
+    axes, halves, (left, right) = figure.subplots(), Counter(), limits([point["kept"] for point in data["points"]])
     for base in sorted(data["baselines"], key=lambda b: (not b["ours"], b["top1"])):
-        drawn = {"linestyle": "--" if base["ours"] else ":", "linewidth": 0.8, "color": LIGHT}
-        axes.axhline(base["top1"], zorder=1, **drawn)
-        point = {"marker": "h", "markeredgecolor": "black", "markerfacecolor": "black" if base["ours"] else "none"}
-        axes.plot(100, base["top1"], clip_on=False, zorder=4, **point, **drawn)
-        handles.append(Line2D([], [], label=base["label"], **point, **drawn))
+        colour, marker = STYLES["baseline"]                        # at the right end: 100 % of the MACs
+        axes.axhline(100 - base["top1"], zorder=1, clip_on=False, label=base["label"], color=LIGHT, linewidth=0.8,
+                     linestyle="--" if base["ours"] else ":", marker=marker if right == 100 else "", markevery=[1],
+                     markeredgecolor=colour, markerfacecolor=colour if base["ours"] else "none")
     for label, points in entries.items():
-        of, (colour, marker) = points[0], look(points[0]["style"]).values()
-        edge = colour if not of["ours"] else LIGHT if of["short"] else "black"
-        drawn = {"color": colour, "marker": marker, "linewidth": 0.8, "linestyle": "none",
-                 "markeredgecolor": edge, "markeredgewidth": 0.7 if of["ours"] else 1.3}
+        of, (colour, marker) = points[0], style(points[0]["series"])
+        face, edge = (to_rgba(colour, 0.45), LIGHT) if of["short"] else (colour, "black")
+        drawn = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.3, "linestyle": "none"}
         if of["ours"]:                                             # of one method: full, left half, lower half
-            half = FILLED[halves[of["style"], of["short"]] % len(FILLED)]
-            halves[of["style"], of["short"]] += 1
-            drawn |= {"fillstyle": half, "markerfacecoloralt": "white",
-                      "markerfacecolor": to_rgba(colour, 0.45) if of["short"] else colour}
-        else:
-            drawn["markerfacecolor"] = "none"
-        if of["ours"] and len(points) > 1 and data["joined"]:
-            drawn["linestyle"] = DASHES[of["style"] % len(DASHES)]
-        spread = [math.nan if p["std"] is None else p["std"] for p in points]
-        axes.errorbar(*([p[name] for p in points] for name in ("kept", "top1")), spread, elinewidth=1, capsize=2.5,
-                      ecolor=colour, zorder=3, **drawn)
-        handles.append(Line2D([], [], label=folded(label, 42), **drawn))
-    axes.set(xlabel="MACs kept, %", ylabel="top-1, % (log of the error)")
-    axes.set_xlim(right=100.5)
-    by_error(axes, [p["top1"] + sign * (p["std"] or 0) for p in data["points"] for sign in (-1, 1)]
-             + [base["top1"] for base in data["baselines"]])
-    figure.legend(handles=handles, loc="outside lower center", handlelength=1.8, labelspacing=0.3,
-                  title="method: epochs of each stage", alignment="left", title_fontsize=9)
+            drawn = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 0.7,
+                     "fillstyle": FILLED[halves[marker, edge] % len(FILLED)], "markerfacecoloralt": "white",
+                     "linestyle": "-" if len(points) > 1 and data["joined"] else "none"}
+            halves[marker, edge] += 1
+        kept, top1, std = np.array([[p["kept"], p["top1"], p["std"]] for p in points], float).T
+        error = np.maximum(100 - top1, 0.01)                       # on a logarithmic axis 100 % has a place too
+        axes.errorbar(kept, error, std, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5, zorder=3)
+        axes.plot(kept, error, color=colour, marker=marker, linewidth=0.8, label=folded(label, 36), clip_on=False,
+                  zorder=3, **drawn)
+    axes.set(xlabel="MACs kept, %", ylabel="top-1, % (log of the error)", xlim=(left, right))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    by_error(axes)
+    figure.legend(loc="outside right upper", handlelength=1.8, title="method: epochs of each stage", alignment="left")
     return figure
 
 
-def by_error(axes: Axes, values: Iterable[float]) -> None:
-    """A y axis on which 90 to 95 % is as far as 80 to 90 %: half the errors. What differs by tenths at the top is seen
-    beside what has broken down."""
-    least = 0.01                                                   # of an error; 100 % has a place too
+def limits(kept: list[float]) -> tuple[float, float]:
+    """Of the x axis: up to 100 %; where all points keep about as much, 4 % around them, else they were one column."""
+    low, high = min(kept), max(kept)
+    left = min(max((low + high) / 2 - 2, 0), 96)
+    return (left, left + 4) if high - low < 4 else (low - 0.05 * (100 - low), 100)
 
-    def height(top1: float) -> float:
-        return -math.log10(max(100 - top1, least))
 
-    places = [height(min(max(value, 0), 100)) for value in values]
-    low, high = min(places), max(places)
-    margin = max(0.06 * (high - low), 0.01)
-    low, high = max(low - margin, -2.0), min(high + margin, -math.log10(least))
-    ticks: list[float] = []
-    for steps in ((1, 2, 5), (3, 4, 6, 7, 8, 9), (1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5),
-                  [tenth / 10 for tenth in range(10, 100)]):
-        for error in (step * 10.0**power for power in (1, 0, -1, -2) for step in steps):
-            at = -math.log10(error)
-            if low <= at <= high and all(abs(at - height(tick)) > (high - low) / 7 for tick in ticks):
-                ticks.append(round(100 - error, 3))
-    axes.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(100 - y, least)), lambda h: 100 - 10.0**-h))
-    axes.set_ylim(100 - 10**-low, 100 - 10**-high)
-    axes.yaxis.set_major_locator(FixedLocator(sorted(ticks)))
+def by_error(axes: Axes) -> None:
+    """A y axis of errors, named by their top-1, on which 90 to 95 % is as far as 80 to 90 %: half the errors. What
+    differs by tenths at the top is seen beside what has broken down."""
+    axes.set_yscale("log")
+    axes.invert_yaxis()
+    most, least = axes.get_ylim()
+    fine, middle, coarse = np.arange(1, 10, 0.5), (1, 1.5, 2, 3, 5, 7), (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=fine if most < 2 * least else middle if most < 30 * least else coarse))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(lambda error, _: f"{100 - error:g}")
 
 
-def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Side by side in two columns, on the same axes."""
-    columns = min(count, 2)
-    rows = -(-count // columns)
+def panels(shown: list[dict], height: float, x: str, y: str) -> tuple[Figure, list[tuple[Axes, dict, str]]]:
+    """Side by side in two columns, on the same axes. -> each with what it shows, and its colour"""
+    columns = min(len(shown), 2)
+    rows = -(-len(shown) // columns)
     figure = Figure(figsize=(PAGE if columns == 2 else COLUMN, height * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axes in grid[count:]:
+    for axes in grid[len(shown):]:
         axes.set_axis_off()
-    for axes in grid[max(count - columns, 0):count]:
-        axes.tick_params(labelbottom=True)                         # also above an empty place
-    return figure, grid[:count]
+        grid[len(shown) - columns].tick_params(labelbottom=True)   # it stands above this empty place
+    for axes, panel in zip(grid, shown, strict=False):
+        axes.set_title(folded(panel["title"], 44))
+    figure.supxlabel(x)
+    figure.supylabel(y)
+    return figure, [(axes, panel, style(panel["series"])[0]) for axes, panel in zip(grid, shown, strict=False)]
 
 
 def widths(data: dict) -> Figure:
-    """panels: title, style, before, after, low, high (a number per layer)"""
-    figure, grid = panels(len(data["panels"]), 1.6)
-    for axes, panel in zip(grid, data["panels"], strict=True):
-        layers = range(1, len(panel["before"]) + 1)
-        axes.bar(layers, panel["after"], 0.9, color=look(panel["style"])["color"])
-        axes.stairs(panel["before"], [at + 0.5 for at in range(len(layers) + 1)], color="black", linewidth=0.8)
-        spread = [at for at in zip(layers, panel["low"], panel["high"], strict=True) if at[1] < at[2]]
-        if spread:
-            axes.vlines(*zip(*spread, strict=True), color="black", linewidth=0.8)
-        axes.set_title(folded(panel["title"], 44))
+    """panels: title, series, before, after, low, high (a number per layer)"""
+    figure, grid = panels(data["panels"], 1.6, "layer", "filters")
+    for axes, panel, colour in grid:
+        layers, low, high = np.arange(1, len(panel["before"]) + 1), np.array(panel["low"]), np.array(panel["high"])
+        axes.bar(layers, panel["after"], 0.9, color=colour)
+        axes.stairs(panel["before"], np.arange(len(layers) + 1) + 0.5, color="black", linewidth=0.8)
+        axes.vlines(layers[low < high], low[low < high], high[low < high], color="black", linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0, len(layers) + 1)
-    figure.supxlabel("layer", fontsize=9)
-    figure.supylabel("filters", fontsize=9)
     return figure
 
 
 def norms(data: dict) -> Figure:
-    """panels: title, style, norms"""
-    figure, grid = panels(len(data["panels"]), 1.7)
+    """panels: title, series, norms"""
+    figure, grid = panels(data["panels"], 1.7, "L2 norm of a filter's group", "% of groups")
     positive = [norm for panel in data["panels"] for norm in panel["norms"] if norm > 0] or [1.0]
-    first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)) + 1e-9)
-    bins = [10 ** (first + step / 5) for step in range(5 * max(last - first, 1) + 1)]
-    for axes, panel in zip(grid, data["panels"], strict=True):
-        every, zeros = panel["norms"], sum(norm == 0 for norm in panel["norms"])
-        axes.hist([norm for norm in every if norm > 0], bins, weights=[100 / len(every)] * (len(every) - zeros),
-                  color=look(panel["style"])["color"], edgecolor="white", linewidth=0.3)
-        if zeros:
+    first, last = math.floor(math.log10(min(positive))), math.floor(math.log10(max(positive))) + 1
+    for axes, panel, colour in grid:
+        every = np.array(panel["norms"])
+        some = every[every > 0]
+        axes.hist(some, np.logspace(first, last, 5 * (last - first) + 1), weights=np.full(len(some), 100 / len(every)),
+                  color=colour, edgecolor="white", linewidth=0.3)
+        if zeros := len(every) - len(some):
             axes.text(0.02, 0.95, f"exactly 0: {100 * zeros / len(every):.1f} %", transform=axes.transAxes, va="top")
-        axes.set_title(folded(panel["title"], 44))
         axes.set_xscale("log")
-    figure.supxlabel("L2 norm of a filter's group", fontsize=9)
-    figure.supylabel("% of groups", fontsize=9)
     return figure
 
 
 def curves(data: dict) -> Figure:
-    """runs: label, style, stages {stage: {name: a number per epoch}}; runs of one label: a line and its band"""
+    """runs: label, series, stages {stage: {name: a number per epoch}}; runs of one label: a line and its band"""
     found = {stage for run in data["runs"] for stage in run["stages"]}
     stages = [*(stage for stage in STAGES if stage in found), *sorted(found.difference(STAGES))]
     names = {name for run in data["runs"] for means in run["stages"].values() for name in means}
     rows = {"loss": ["loss"], "top-1, %": ["val_top1", "top1"],
             **{name.replace("/", ": "): [name] for name in sorted(names - {"loss", "top1", "val_top1"})}}
-    looks = apart({run["label"]: run["style"] for run in data["runs"]})
-    wide, columns = (PAGE, 2 if len(looks) > 4 else 1) if len(stages) > 1 else (COLUMN, 1)
-    per_line = 42 if columns > 1 or wide == COLUMN else 90
-    lines = sum(len(wrap(label, per_line)) for label in looks) / columns
-    figure = Figure(figsize=(wide, 1.7 * len(rows) + 0.16 * math.ceil(lines) + 0.3), layout="constrained")
+    looks = apart({run["label"]: run["series"] for run in data["runs"]})
+    labels = [folded(label, 42) for label in looks]
+    height = 1.7 * len(rows) + 0.16 * math.ceil(sum(label.count("\n") + 1 for label in labels) / 2) + 0.3
+    figure = Figure(figsize=(PAGE, height), layout="constrained")
     grid = figure.subplots(len(rows), len(stages), sharex="col", squeeze=False)
     for row, (title, shown) in zip(grid, rows.items(), strict=True):
         for axes, stage in zip(row, stages, strict=True):
             for label, name in itertools.product(looks, shown):
-                each = [run["stages"][stage][name] for run in data["runs"] if run["label"] == label
-                        and run["stages"].get(stage, {}).get(name)]
-                if each:
+                if each := [values for run in data["runs"] if run["label"] == label
+                            and (values := run["stages"].get(stage, {}).get(name))]:
                     band(axes, each, SHARED if stage == "baseline" else looks[label], thin=name == "top1")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            if not axes.lines:
-                axes.set_axis_off()
+            axes.axis("on" if axes.lines else "off")
         next(axes for axes in row if axes.lines).set_ylabel(title)
     for column, stage in zip(grid.T, stages, strict=True):
         column[0].set_title(stage)
@@ -201,20 +173,19 @@ def curves(data: dict) -> Figure:
         last.set_xlabel("epoch")
         last.tick_params(labelbottom=True)
     figure.align_ylabels()
-    figure.legend(handles=[Line2D([], [], label=folded(label, per_line), **drawn) for label, drawn in looks.items()],
-                  loc="outside lower center", labelspacing=0.3, ncols=columns)
+    handles = [Line2D([], [], label=label, **how) for label, how in zip(labels, looks.values(), strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
-def apart(styles: dict[str, int]) -> dict[str, dict]:
-    """label -> how its line looks: as its method does; further ones of a method are dashed, in a colour nobody has"""
-    free = [style for style in range(len(COLOURS) - 1) if style not in {s % len(COLOURS) for s in styles.values()}]
-    looks, ordinal = {}, Counter()
-    for label, style in styles.items():
-        number = ordinal[style]
-        looks[label] = look(free.pop(0) if number and free else style) | {
-            "fillstyle": FILLED[number % len(FILLED)], "linestyle": DASHES[number % 3], "markersize": 4}
-        ordinal[style] += 1
+def apart(series: dict[str, str]) -> dict[str, dict]:
+    """label -> how its line looks: as its series does; several of one differ in stroke and in the fill of the marks"""
+    ordinal, looks = Counter(), {}
+    for label, (colour, marker) in zip(series, map(style, series.values()), strict=True):
+        number = ordinal[marker]
+        looks[label] = {"color": colour, "marker": marker, "markersize": 4, "linestyle": DASHES[number % len(DASHES)],
+                        "fillstyle": FILLED[number % len(FILLED)]}
+        ordinal[marker] += 1
     return looks
 
 
@@ -235,16 +206,16 @@ def band(axes: Axes, each: list[list[float]], how: dict, thin: bool) -> None:
 def seconds(data: dict) -> Figure:
     """bars: label, stages {stage: seconds}; unit: what the axis says"""
     fullest = sorted(data["bars"], key=lambda bar: -len(bar["stages"]))
-    stages = list(dict.fromkeys(stage for bar in fullest for stage in bar["stages"]))      # in the order they ran in
+    stages = dict.fromkeys(stage for bar in fullest for stage in bar["stages"])               # in the order they ran in
     names = [folded(bar["label"], 26) for bar in data["bars"]]
-    height = 0.16 * len(names) * (0.6 + max(len(name.split("\n")) for name in names))
+    height = 0.16 * len(names) * (0.6 + max(name.count("\n") + 1 for name in names))
     figure = Figure(figsize=(COLUMN, 0.9 + height), layout="constrained")
-    axes, done = figure.subplots(), [0.0] * len(names)
-    for number, stage in enumerate(stages):
-        values = [bar["stages"].get(stage, 0.0) for bar in data["bars"]]
-        axes.barh(range(len(names)), values, 0.7, done, color=FILLS[number % len(FILLS)], edgecolor="black",
-                  hatch=HATCHES[number % len(HATCHES)], linewidth=0.5, label=stage)
-        done = [a + b for a, b in zip(done, values, strict=True)]
+    axes, done = figure.subplots(), np.zeros(len(names))
+    for stage, fill, hatch in zip(stages, itertools.cycle(FILLS), itertools.cycle(HATCHES), strict=False):
+        values = np.array([bar["stages"].get(stage, 0.0) for bar in data["bars"]])
+        axes.barh(range(len(names)), values, 0.7, done, color=fill, edgecolor="black", hatch=hatch, linewidth=0.5,
+                  label=stage)
+        done = done + values
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel(data["unit"])

@@ -18,6 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +39,7 @@ CAPTIONS = {                # kind -> caption; in the order of a page
               "share. Every stage has its own scale.",
     "seconds": "What a method costs, mean over the seeds: {what}. Without the baseline, which runs share, and without "
                "measuring."}
+SEEN = " Weights that were given may have been trained on the held-out images too."
 PANELS = 12                 # of one figure
 SEAL = re.compile(r"(?<=>numbers )(\w{16}) drawing (\w{16})(?=<)")
 
@@ -53,7 +55,7 @@ class Figure:
 
     @property
     def caption(self) -> str:
-        return CAPTIONS[self.kind].format(what=self.what)
+        return CAPTIONS[self.kind].format(what=self.what) + SEEN * self.data.get("given", False)
 
     @property
     def numbers(self) -> str:
@@ -61,11 +63,10 @@ class Figure:
 
     def svg(self) -> str:
         from reprune.results.figures import drawing  # matplotlib: only where something is drawn
-        text = drawing.svg(self.kind, self.data, {
+        return sealed(drawing.svg(self.kind, self.data, {
             "Title": f"{self.kind}: {self.what}", "Description": self.caption, "Keywords": self.pages,
             "Source": " ".join(self.keys), "Creator": "python -m reprune figures",
-            "Identifier": f"numbers {self.numbers} drawing {'0' * 16}"})
-        return sealed(text)
+            "Identifier": f"numbers {self.numbers} drawing {'0' * 16}"}))
 
 
 def digest(text: str) -> str:
@@ -73,7 +74,7 @@ def digest(text: str) -> str:
 
 
 def sealed(text: str) -> str:
-    """With the digest of all of the figure but the seal."""
+    """With the digest of all of the figure but this very digest."""
     drawn = digest(SEAL.sub(rf"\1 drawing {'0' * 16}", text, count=1))
     return SEAL.sub(rf"\1 drawing {drawn}", text, count=1)
 
@@ -100,9 +101,16 @@ def build(root: Path, errors: list[str]) -> Iterator[Figure]:
                         sorted({run["key"] for line in part for run in line.runs}), data)
 
 
-def parts(lines: list[Line], size: int) -> Iterator[list[Line]]:
-    for at in range(0, len(lines), size):
-        yield lines[at:at + size]
+def parts(lines: list[Line], size: int) -> list[list[Line]]:
+    """Up to `size` lines each; those of a row, controls too, stand together as far as they fit."""
+    found: list[list[Line]] = [[]]
+    for _, row in groupby(lines, key=lambda line: line.of["row"]):
+        own = list(row)
+        if found[-1] and len(found[-1]) + len(own) > size:
+            found.append([])
+        found[-1] += own[:size]
+        found += [own[at:at + size] for at in range(size, len(own), size)]
+    return found
 
 
 def told(file: Path) -> dict[str, Any] | None:
@@ -110,20 +118,19 @@ def told(file: Path) -> dict[str, Any] | None:
     text = file.read_text("utf-8", errors="replace")
     if (seal := SEAL.search(text)) is None:
         return None
-    about = [html.unescape(found) for found in re.findall(r"<dc:description>(.*?)</dc:description>", text, re.DOTALL)]
-    return {"pages": [html.unescape(page) for page in re.findall("<rdf:li>(.*?)</rdf:li>", text)],
-            "caption": "".join(about), "numbers": seal[1], "whole": sealed(text) == text}
+    caption, *pages = map(html.unescape, re.findall("<(?:dc:description|rdf:li)>(.*?)</", text) or [""])
+    return {"pages": pages, "caption": caption, "numbers": seal[1], "whole": sealed(text) == text}
 
 
 def for_page(root: Path, paper: str) -> list[tuple[str, str]]:
     """The figures that lie there for a page: (path from results/, caption). Reads no record."""
-    found = [(list(CAPTIONS).index(kind), file, about["caption"]) for file in _files(root)
-             if (kind := file.name.split("-")[0]) in CAPTIONS and (about := told(file)) and paper in about["pages"]]
-    return [(f"figures/{quote(file.name)}", caption) for _, file, caption in sorted(found)]
+    found = [(list(CAPTIONS).index(kind), file.name, about["caption"]) for file, about in _drawn(root).items()
+             if (kind := file.name.split("-")[0]) in CAPTIONS and about["whole"] and paper in about["pages"]]
+    return [(f"figures/{quote(name)}", caption) for _, name, caption in sorted(found)]
 
 
-def _files(root: Path) -> list[Path]:
-    return sorted((root / "results/figures").glob("*.svg"))
+def _drawn(root: Path) -> dict[Path, dict[str, Any]]:
+    return {file: about for file in root.glob("results/figures/*.svg") if (about := told(file))}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -133,14 +140,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     errors: list[str] = []
     figures = {args.root / f"results/figures/{figure.name}.svg": figure for figure in build(args.root, errors)}
-    old = {file: about for file in _files(args.root) if (about := told(file))}
-    for file in sorted({*old, *figures}):
-        figure, about = figures.get(file), old.get(file)
-        if args.check and (wrong := out_of_date(figure, about)):
-            errors.append(f"results/figures/{file.name} {wrong}: run make figures")
-        elif not args.check and figure:
+    drawn = _drawn(args.root)
+    for file in sorted({*drawn, *figures}):
+        figure, about = figures.get(file), drawn.get(file)
+        if args.check:
+            if wrong := out_of_date(figure, about):
+                errors.append(f"results/figures/{file.name} {wrong}: run make figures")
+        elif figure:
             write_text(file, figure.svg())
-        elif not args.check:
+        else:
             file.unlink()
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
@@ -148,10 +156,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def out_of_date(figure: Figure | None, about: dict[str, Any] | None) -> str:
-    if about is None:
-        return "is missing"
-    if figure is None:
-        return "shows what no record holds"
+    if figure is None or about is None:
+        return "is missing" if figure else "shows what no record holds"
     if not about["whole"]:
         return "was changed after it was drawn"
     return "was drawn from other numbers than the records hold" * (about["numbers"] != figure.numbers)

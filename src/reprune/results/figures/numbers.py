@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import groupby
 from pathlib import Path
 from statistics import mean, mode
 from textwrap import shorten
@@ -27,13 +27,13 @@ class Line:
     of: dict[str, Any]          # see lines.COLUMNS
     runs: list[dict]
     config: dict[str, Any]      # flat, of the first run
-    style: int = 0              # of its series: the same in every figure
     setting: str = ""           # what tells it from the row's other lines
 
     @property
     def series(self) -> str:
-        scratch = bool(self.config.get("recipe.recover.from_scratch"))
-        return (self.of["method"] or "unknown") + ", from scratch" * scratch
+        control = self.of.get("control")
+        scratch = control == "scratch" or self.config.get("recipe.recover.from_scratch")
+        return (self.of["method"] or "unknown") + " from scratch" * bool(scratch) + " (control)" * bool(control)
 
     @property
     def given(self) -> bool:
@@ -53,7 +53,7 @@ class Line:
     @property
     def claims(self) -> bool:
         """Does the paper print a point, accuracy and MACs?"""
-        return (self.of["claim_metric"] == "top1" and self.of["claim_pruned"] is not None
+        return (not self.of.get("control") and self.of["claim_metric"] == "top1" and self.of["claim_pruned"] is not None
                 and self.of["claim_macs_drop"] is not None and "macs_drop" not in (self.of["claim_bounds"] or ""))
 
     @property
@@ -62,7 +62,8 @@ class Line:
 
     @property
     def title(self) -> str:
-        return self.row + (f" ({self.setting})" if self.setting else "")
+        control = f", {self.of['control']} control" if self.of.get("control") else ""
+        return self.row + control + f" ({self.setting})" * bool(self.setting)
 
     def label(self, row: bool) -> str:
         """In a legend; `row`: named too."""
@@ -74,16 +75,13 @@ class Line:
 
 
 def read_lines(root: Path, errors: list[str]) -> list[Line]:
-    lines, of_row = [], defaultdict(list)
+    lines, alike = [], defaultdict(list)
     for entry in summary(root, errors):
         files = [root / f"results/runs/{key}.json" for key in (entry["keys"] or "").split()]
         runs = [checked(json.loads(file.read_text("utf-8")), errors) for file in files]
         lines.append(Line(entry, runs, flat(runs[0]["config"]) if runs else {}))
-        of_row[entry["row"]].append(lines[-1])
-    series = sorted({line.series for line in lines})
-    for line in lines:
-        line.style = series.index(line.series)
-    for several in of_row.values():
+        alike[entry["row"], entry.get("control")].append(lines[-1])
+    for several in alike.values():
         set_apart(several)
     return lines
 
@@ -111,7 +109,7 @@ def checked(record: dict, errors: list[str]) -> dict:
 
 
 def set_apart(lines: list[Line]) -> None:
-    """Gives each line of a row the `setting` that tells it from the others, in a few words."""
+    """Gives each line of a row, or of its control, the `setting` that tells it from the others, in a few words."""
     told = [re.split(r", (?=[\w.]+=)", line.of["setting"] or "") for line in lines]
     for line, every in zip(lines, told, strict=True):
         own = [one for one in every if len(lines) == 1 or not all(one in other for other in told)]
@@ -125,26 +123,24 @@ def set_apart(lines: list[Line]) -> None:
 
 
 def accuracy(lines: list[Line]) -> dict | None:
-    ours, papers = [line for line in lines if line.runs], [line for line in lines if line.claims]
+    ours = [line for line in lines if line.runs]
+    papers = [next(row) for _, row in groupby((line for line in lines if line.claims), lambda line: line.of["row"])]
     if not ours or len(ours) + len(papers) < 2:
         return None
-    named, baselines = labels(ours), set()
-    if many := len(set(named)) > ENTRIES:                          # then those of a method share an entry
+    if many := len(set(named := labels(ours))) > ENTRIES:          # then those of a method share an entry
         named = [f"{line.series}: several settings" + ", short" * line.short for line in ours]
     points = [{"kept": 100 - line.of["macs_drop"], "top1": line.of["pruned_top1"], "std": line.of["pruned_top1_std"],
-               "style": line.style, "ours": True, "short": line.short, "label": label}
+               "series": line.series, "ours": True, "short": line.short, "label": label}
               for line, label in zip(ours, named, strict=True)]
-    for line in ours:
-        source = "given weights" if line.given else "trained here"
-        baselines.add((line.of["baseline_top1"], f"baseline {line.of['baseline_top1']:.2f}, {source}", True))
-    for line in {line.of["row"]: line for line in papers}.values():
-        points.append({"kept": 100 - line.of["claim_macs_drop"], "top1": line.of["claim_pruned"], "std": None,
-                       "style": line.style, "ours": False, "short": False,
-                       "label": f"{line.of['method']}: {line.of['paper']} as printed"})
-        if (base := line.of["claim_baseline"]) is not None:
-            baselines.add((base, f"baseline {base:.2f}, {line.of['paper']} as printed", False))
-    return {"points": points, "joined": not many,
-            "baselines": [{"top1": top1, "label": label, "ours": mine} for top1, label, mine in sorted(baselines)]}
+    points += [{"kept": 100 - line.of["claim_macs_drop"], "top1": line.of["claim_pruned"], "std": None,
+                "series": line.series, "ours": False, "short": False,
+                "label": f"{line.of['method']}: {line.of['paper']} as printed"} for line in papers]
+    bases = {(line.of["baseline_top1"], "given weights" if line.given else "trained here", True) for line in ours}
+    bases |= {(line.of["claim_baseline"], f"{line.of['paper']} as printed", False) for line in papers
+              if line.of["claim_baseline"] is not None}
+    return {"points": points, "joined": not many, "baselines": [
+        {"top1": top1, "label": f"baseline {top1:.2f}, {whose}", "ours": mine}
+        for top1, whose, mine in sorted(bases)]}
 
 
 def labels(lines: list[Line]) -> list[str]:
@@ -162,7 +158,7 @@ def widths(lines: list[Line]) -> dict | None:
         runs = [run["widths"] for run in line.runs if run.get("widths")]
         if runs and all(run.keys() == runs[0].keys() for run in runs):
             after = [[run[layer][1] for run in runs] for layer in runs[0]]
-            shown.append({"title": line.title, "style": line.style, "before": [w[0] for w in runs[0].values()],
+            shown.append({"title": line.title, "series": line.series, "before": [w[0] for w in runs[0].values()],
                           "after": [*map(mean, after)], "low": [*map(min, after)], "high": [*map(max, after)]})
     return {"panels": shown} if shown else None
 
@@ -175,13 +171,13 @@ def norms(lines: list[Line]) -> dict | None:
                        if re.fullmatch(r"method\.penalties\.[^.]+\.weight", name) and isinstance(weight, int | float)}
             told = ", ".join(f"{name}, weight {weight:g}" for name, weight in weights.items())
             shown.append((sum(weights.values()), {
-                "title": f"{line.row}: {told or 'no penalty'}", "style": line.style, "norms": every}))
+                "title": f"{line.row}: {told or 'no penalty'}", "series": line.series, "norms": every}))
     shown.sort(key=lambda panel: (panel[0], panel[1]["title"]))
     return {"panels": [panel for _, panel in shown]} if shown else None
 
 
 def curves(lines: list[Line]) -> dict | None:
-    shown = []
+    shown, given = [], False
     for line in lines:
         for run in line.runs:
             stages: dict[str, dict] = defaultdict(lambda: defaultdict(list))
@@ -189,8 +185,9 @@ def curves(lines: list[Line]) -> dict | None:
                 for name, values in means.items():
                     stages[stage.partition("-")[0]][name] += values       # recover-0, ..., recover: one after another
             if stages:
-                shown.append({"label": line.title, "style": line.style, "stages": stages})
-    return {"runs": shown} if shown else None
+                shown.append({"label": line.title, "series": line.series, "stages": stages})
+                given |= line.given
+    return {"runs": shown, "given": given} if shown else None
 
 
 def seconds(lines: list[Line]) -> dict | None:
@@ -202,13 +199,11 @@ def seconds(lines: list[Line]) -> dict | None:
                 device, threads = (run["env"].get(name) for name in ("device", "threads"))
                 on[f"{device}, {threads} thread" + "s" * (threads != 1)].append(run["seconds"])
         for machine, runs in sorted(on.items()):
-            stages = [stage for stage in dict.fromkeys(chain(*runs)) if stage not in ("baseline", "measure")]
-            shown.append((line, machine, {stage: mean(run.get(stage, 0.0) for run in runs) for stage in stages}))
-    if len(shown) < 2:
-        return None
-    most = mode(machine for _, machine, _ in shown)
-    return {"bars": [{"label": line.title + f" on {machine}" * (machine != most), "stages": stages}
-                     for line, machine, stages in shown], "unit": f"seconds ({most})"}
+            stages = dict.fromkeys(stage for run in runs for stage in run if stage not in ("baseline", "measure"))
+            shown.append((line.title, machine, {stage: mean(run.get(stage, 0.0) for run in runs) for stage in stages}))
+    most = mode(machine for _, machine, _ in shown) if shown else None
+    return {"bars": [{"label": title + f" on {machine}" * (machine != most), "stages": stages}
+                     for title, machine, stages in shown], "unit": f"seconds ({most})"} if len(shown) > 1 else None
 
 
 NUMBERS: dict[str, Callable[[list[Line]], dict | None]] = {
