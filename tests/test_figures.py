@@ -15,8 +15,10 @@ import pytest
 from matplotlib.text import Text
 
 from reprune.pipeline import run
-from reprune.results import drawing, tables
-from reprune.results.figures import build, for_page, main, told
+from reprune.results import tables
+from reprune.results.figures import drawing, files, numbers
+from reprune.results.figures.files import build, for_page, main, told
+from reprune.results.lines import summary
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEW = ("li2017/resnet56-A", "li2017/resnet56-B", "half/resnet56-l1", "half/resnet56-l1std")
@@ -137,6 +139,51 @@ def test_curves_of_a_run_are_those_its_logger_wrote_and_are_drawn(small, configu
     assert record["key"] in made.svg()
 
 
+def test_held_out_images_that_given_weights_may_know_are_told_of(small, configure):
+    record = {**run(configure("method=l1", "recipe.baseline.epochs=1")), "experiment": "mitsuno2020/own-digits"}
+    told = []
+    for source in ("trained here", "resnet8.th sha256:0123456789abcdef"):
+        write(small, {**record, "baseline": {**record["baseline"], "source": source}})
+        (caption,) = [figure.caption for figure in build(small, []) if figure.kind == "curves"]
+        told.append("given may have been trained on the held-out images" in caption)
+    assert told == [False, True]
+    assert not any("held-out" in figure.caption for figure in build(small, []) if figure.kind != "curves")
+
+
+# ---------------------------------------------------------------- controls
+
+@pytest.fixture
+def controlled(root, monkeypatch):
+    """resnet56-l1 and -l1std as two settings of a control of resnet56-A, as the lines of the tables name it."""
+    def of(entry):
+        if not entry["row"].startswith("half/resnet56-l1") or not entry["keys"]:
+            return {**entry, "control": None}
+        claim = {name: row[name] for name in row if name.startswith("claim_")}
+        return {**entry, **claim, "row": row["row"], "paper": "li2017", "control": "random", "method": "random",
+                "setting": f"a.b={len(entry['row'])}"}
+
+    entries = summary(root, [])
+    (row,) = [entry for entry in entries if entry["row"] == "li2017/resnet56-A"]
+    entries = sorted(map(of, entries), key=lambda entry: (entry["row"], entry["control"] or ""))
+    monkeypatch.setattr(numbers, "summary", lambda *_: entries)
+    return root
+
+
+def test_controls_are_told_from_the_row_and_stand_beside_it(controlled):
+    shown = data(controlled, "accuracy-cifar10-resnet56")["points"]
+    assert [p["series"] for p in shown] == ["l1", *["random (control)"] * 2, "l1", "l1", "l1"]
+    assert [p["label"] for p in shown if not p["ours"]] == ["l1: li2017 as printed"] * 2
+    assert {p["label"].split(":")[0] for p in shown} == {"l1", "random (control)"}
+    titles = [panel["title"] for panel in data(controlled, "widths-li2017-cifar10-resnet56")["panels"]]
+    assert titles == [f"resnet56-{end}" for end in ("A", "A, random control (b=16)", "A, random control (b=19)", "B")]
+
+
+def test_a_row_and_its_controls_are_not_torn_apart(controlled, monkeypatch):
+    monkeypatch.setattr(files, "PANELS", 3)
+    widths = {figure.name: len(figure.data["panels"]) for figure in build(controlled, []) if figure.kind == "widths"}
+    assert widths["widths-li2017-cifar10-resnet56"] == 3 and widths["widths-li2017-cifar10-resnet56-2"] == 1
+
+
 # ---------------------------------------------------------------- the files
 
 def test_a_figure_is_the_same_bytes_whatever_the_user_has_set(small, tmp_path_factory):
@@ -171,7 +218,7 @@ def test_without_a_record_figures_change_or_go(small, capsys):
 
 def test_the_check_sees_edits_and_forgives_another_matplotlib(small, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setitem(drawing.STYLE, "axes.linewidth", 0.7)        # letters and lines lie elsewhere, the numbers do not
+        patch.setitem(drawing.RC, "axes.linewidth", 0.7)        # letters and lines lie elsewhere, the numbers do not
         main(["--root", str(small)])
     other = drawn(small)
     assert main(["--root", str(small), "--check"]) == 0
@@ -243,6 +290,16 @@ def test_a_page_shows_its_figures_once_they_are_drawn(small):
     assert all((small / "results" / link).is_file() for link in links)
 
 
+def test_what_was_changed_by_hand_is_on_no_page(small):
+    main(["--root", str(small)])
+    file = small / "results/figures/widths-half-cifar10-resnet56.svg"
+    for text in (file.read_text().replace("#009e73", "#ff0000"), file.read_text()[:-100]):
+        file.write_text(text)
+        assert "figures/" + file.name not in dict(for_page(small, "half"))
+    main(["--root", str(small)])
+    assert "figures/" + file.name in dict(for_page(small, "half"))
+
+
 def test_many_lines_are_spread_over_several_figures_and_share_a_legend(small):
     (record,) = records(small)["half/resnet56-l1"]
     for number in range(30):
@@ -260,10 +317,10 @@ def test_many_lines_are_spread_over_several_figures_and_share_a_legend(small):
 
 # ---------------------------------------------------------------- can it be read?
 
-def test_no_text_is_small_or_cut_off_or_covered():
+def test_no_text_is_small_or_cut_off_or_covered_and_plots_are_larger_than_legends():
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(drawing.STYLE)
+        matplotlib.rcParams.update(drawing.RC)
         for made in build(REPOSITORY, []):
             figure = drawing.KINDS[made.kind](made.data)
             figure.draw_without_rendering()
@@ -274,6 +331,9 @@ def test_no_text_is_small_or_cut_off_or_covered():
             texts = read_by_people(figure)
             assert len(texts) > 3 and all(text.get_fontsize() >= 9 for text in texts), made.name
             boxes = [(text.get_window_extent().padded(-1), text.get_text()) for text in texts]
+            legends = [legend.get_window_extent() for legend in figure.legends]
+            plots = [axes.get_window_extent() for axes in figure.axes if axes.axison]
+            assert sum(b.width * b.height for b in legends) < sum(b.width * b.height for b in plots), made.name
             covered = [(a, b) for i, (at, a) in enumerate(boxes) for also, b in boxes[:i] if at.overlaps(also)]
             assert not covered, (made.name, covered)
 

@@ -36,7 +36,7 @@ def test_imports_go_down():
 
 
 @pytest.mark.parametrize("file, line, named", [
-    ("results/controls.py", "import torch", "reprune.results.controls -> torch"),
+    ("results/rows.py", "import torch", "reprune.results.rows -> torch"),
     ("results/lines.py", "from reprune.structure import cost", "reprune.results.lines -> reprune.structure.cost"),
     ("methods/l1.py", "from reprune.runs import store", "reprune.methods.l1 -> reprune.runs.store"),
     ("pruning/probe.py", "from reprune.training import speed", "reprune.pruning.probe -> reprune.training.speed"),

@@ -1,4 +1,4 @@
-"""Figures: results/figures/*.svg from the tables' lines (summary.py) and the records behind them.
+"""Figures: results/figures/*.svg from the tables' lines (lines.py) and the records behind them.
 
     python -m reprune figures            writes what has something to show, removes what no longer has
     python -m reprune figures --check    writes nothing; names the figures that were not drawn from today's numbers
@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import html
 import json
 import re
 import sys
-import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from reprune.files import write_text
+from reprune.results.figures.numbers import NUMBERS, Line, read_lines
 
 CAPTIONS = {                # kind -> caption; in the order of a page
     "accuracy": "Top-1 on the test set against the MACs kept: {what}. Filled: ours, mean and sample standard deviation "
@@ -37,7 +39,9 @@ CAPTIONS = {                # kind -> caption; in the order of a page
               "share. Every stage has its own scale.",
     "seconds": "What a method costs, mean over the seeds: {what}. Without the baseline, which runs share, and without "
                "measuring."}
+SEEN = " Weights that were given may have been trained on the held-out images too."
 PANELS = 12                 # of one figure
+SEAL = re.compile(r"(?<=>numbers )(\w{16}) drawing (\w{16})(?=<)")
 
 
 @dataclass
@@ -51,79 +55,82 @@ class Figure:
 
     @property
     def caption(self) -> str:
-        return CAPTIONS[self.kind].format(what=self.what)
+        return CAPTIONS[self.kind].format(what=self.what) + SEEN * self.data.get("given", False)
 
     @property
     def numbers(self) -> str:
-        content = json.dumps([self.kind, self.caption, self.pages, self.keys, self.data], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return digest(json.dumps([self.kind, self.caption, self.pages, self.keys, self.data], sort_keys=True))
 
     def svg(self) -> str:
-        from reprune.results import drawing  # matplotlib: only where something is drawn
-        text = drawing.svg(self.kind, self.data, {
+        from reprune.results.figures import drawing  # matplotlib: only where something is drawn
+        return sealed(drawing.svg(self.kind, self.data, {
             "Title": f"{self.kind}: {self.what}", "Description": self.caption, "Keywords": self.pages,
             "Source": " ".join(self.keys), "Creator": "python -m reprune figures",
-            "Identifier": f"numbers {self.numbers} drawing {'0' * 16}"})
-        return re.sub(r"(numbers \w{16} drawing )0{16}", rf"\g<1>{_seal(text)}", text, count=1)
+            "Identifier": f"numbers {self.numbers} drawing {'0' * 16}"}))
 
 
-def _seal(text: str) -> str:
-    """Of all of a figure but the seal."""
-    plain = re.sub(r"(numbers \w{16} drawing )\w{16}", rf"\g<1>{'0' * 16}", text, count=1)
-    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sealed(text: str) -> str:
+    """With the digest of all of the figure but this very digest."""
+    drawn = digest(SEAL.sub(rf"\1 drawing {'0' * 16}", text, count=1))
+    return SEAL.sub(rf"\1 drawing {drawn}", text, count=1)
 
 
 # ---------------------------------------------------------------- which figures
 
 def build(root: Path, errors: list[str]) -> Iterator[Figure]:
     """All that have something to show. What is wrong with a record becomes a line in `errors`."""
-    from reprune.results.figure_numbers import NUMBERS, read_lines  # with DuckDB and OmegaConf; for_page needs neither
-
     lines = read_lines(root, errors)
     for kind, numbers in NUMBERS.items():
-        apart = ("dataset", "model") if kind == "accuracy" else ("paper", "dataset", "model")    # of all papers, or one
+        every = kind == "accuracy"                                # of all papers and any size; else of one paper
         groups = defaultdict(list)
         for line in lines:
-            if all(line.of[name] for name in apart):
-                groups[tuple(line.of[name] for name in apart)].append(line)
+            names = tuple(line.of[name] for name in ("paper", "dataset", "model")[every:])
+            if all(names) and (line.runs or (every and line.claims)):
+                groups[names].append(line)
         for names, group in sorted(groups.items()):
-            shown = [line for line in group if line.runs or (kind == "accuracy" and line.claims)]
-            size = len(shown) if kind == "accuracy" else PANELS
-            for number, part in enumerate((shown[at:at + size] for at in range(0, len(shown), size or 1)), 1):
+            for number, part in enumerate(parts(group, len(group) if every else PANELS), 1):
                 if data := numbers(part):
-                    name = "-".join([kind, *(quote(name, safe="") for name in names)])
-                    what = f"{names[-1]} on {names[-2]}" + f", {names[0]}" * (len(names) == 3)
+                    what = f"{names[-1]} on {names[-2]}" + f", {names[0]}" * (not every)
                     yield Figure(
-                        name + f"-{number}" * (number > 1), kind, what + f" ({number})" * (number > 1),
-                        sorted({line.of["paper"] for line in part}),
+                        "-".join([kind, *(quote(name, safe="") for name in names)]) + f"-{number}" * (number > 1),
+                        kind, what + f" ({number})" * (number > 1), sorted({line.of["paper"] for line in part}),
                         sorted({run["key"] for line in part for run in line.runs}), data)
 
 
+def parts(lines: list[Line], size: int) -> list[list[Line]]:
+    """Up to `size` lines each; those of a row, controls too, stand together as far as they fit."""
+    found: list[list[Line]] = [[]]
+    for _, row in groupby(lines, key=lambda line: line.of["row"]):
+        own = list(row)
+        if found[-1] and len(found[-1]) + len(own) > size:
+            found.append([])
+        found[-1] += own[:size]
+        found += [own[at:at + size] for at in range(size, len(own), size)]
+    return found
+
+
 def told(file: Path) -> dict[str, Any] | None:
-    """What a figure says of itself; None: not one of ours, or damaged."""
+    """What a figure says of itself; None: not one of ours."""
     text = file.read_text("utf-8", errors="replace")
-    try:
-        tree = ET.fromstring(text)
-    except ET.ParseError:
-        return None if "reprune figures" not in text else {"pages": [], "caption": "", "numbers": None, "whole": False}
-    of = {name: [node.text or "" for node in tree.iter(f"{{http://purl.org/dc/elements/1.1/}}{name}")]
-          for name in ("identifier", "description")}
-    pages = [node.text for node in tree.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li")]
-    mark = re.fullmatch(r"numbers (\w{16}) drawing (\w{16})", "".join(of["identifier"]))
-    if mark is None:
+    if (seal := SEAL.search(text)) is None:
         return None
-    return {"pages": pages, "caption": "".join(of["description"]), "numbers": mark[1], "whole": mark[2] == _seal(text)}
+    caption, *pages = map(html.unescape, re.findall("<(?:dc:description|rdf:li)>(.*?)</", text) or [""])
+    return {"pages": pages, "caption": caption, "numbers": seal[1], "whole": sealed(text) == text}
 
 
 def for_page(root: Path, paper: str) -> list[tuple[str, str]]:
     """The figures that lie there for a page: (path from results/, caption). Reads no record."""
-    found = [(list(CAPTIONS).index(kind), file, about["caption"]) for file in _files(root)
-             if (kind := file.name.split("-")[0]) in CAPTIONS and (about := told(file)) and paper in about["pages"]]
-    return [(f"figures/{quote(file.name)}", caption) for _, file, caption in sorted(found)]
+    found = [(list(CAPTIONS).index(kind), file.name, about["caption"]) for file, about in _drawn(root).items()
+             if (kind := file.name.split("-")[0]) in CAPTIONS and about["whole"] and paper in about["pages"]]
+    return [(f"figures/{quote(name)}", caption) for _, name, caption in sorted(found)]
 
 
-def _files(root: Path) -> list[Path]:
-    return sorted((root / "results/figures").glob("*.svg"))
+def _drawn(root: Path) -> dict[Path, dict[str, Any]]:
+    return {file: about for file in root.glob("results/figures/*.svg") if (about := told(file))}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -133,19 +140,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     errors: list[str] = []
     figures = {args.root / f"results/figures/{figure.name}.svg": figure for figure in build(args.root, errors)}
-    old = {file: about for file in _files(args.root) if (about := told(file))}
-    for file, figure in figures.items():
-        if not args.check:
-            write_text(file, figure.svg())
-        elif file not in old:
-            errors.append(f"{_name(file)} is missing: run make figures")
-        elif not old[file]["whole"]:
-            errors.append(f"{_name(file)} was changed after it was drawn: run make figures")
-        elif old[file]["numbers"] != figure.numbers:
-            errors.append(f"{_name(file)} was drawn from other numbers than the records hold: run make figures")
-    for file in old.keys() - figures.keys():
+    drawn = _drawn(args.root)
+    for file in sorted({*drawn, *figures}):
+        figure, about = figures.get(file), drawn.get(file)
         if args.check:
-            errors.append(f"{_name(file)} shows what no record holds: run make figures")
+            if wrong := out_of_date(figure, about):
+                errors.append(f"results/figures/{file.name} {wrong}: run make figures")
+        elif figure:
+            write_text(file, figure.svg())
         else:
             file.unlink()
     for error in errors:
@@ -153,5 +155,9 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if errors else 0
 
 
-def _name(file: Path) -> str:
-    return f"results/figures/{file.name}"
+def out_of_date(figure: Figure | None, about: dict[str, Any] | None) -> str:
+    if figure is None or about is None:
+        return "is missing" if figure else "shows what no record holds"
+    if not about["whole"]:
+        return "was changed after it was drawn"
+    return "was drawn from other numbers than the records hold" * (about["numbers"] != figure.numbers)
