@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 from reprune.results.tables import main
 
@@ -78,7 +79,8 @@ def section(text, title):
     assert f"## {title}" in text, f"no section {title!r}"
     body, found = text.split(f"## {title}")[1].split("\n## ")[0], {}
     for block in body.split("\n\n"):
-        lines = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
+        lines = [[c.strip() for c in re.split(r"(?<!\\)\|", line[1:-1])] for line in block.splitlines()
+                 if line.startswith("|")]
         for cells in lines[2:]:
             name = cells[0].split("]")[0].lstrip("[")
             found.setdefault(name, []).append(dict(zip(lines[0], cells, strict=True)))

@@ -1,6 +1,9 @@
 """Bad input of tables is one line that names file and field; the rest is built, the exit status is 1."""
 
+import csv
 import json
+import os
+from itertools import pairwise
 
 import pytest
 from project import FULL, claim, project, record, section, tables
@@ -121,3 +124,54 @@ def test_a_paper_nobody_described_and_a_root_without_experiments(root, tmp_path_
         "error: experiments/papers.yaml: some2020 must be a mapping with title, authors, venue\n")
     assert main(["--root", str(tmp_path_factory.mktemp("empty"))]) == 1
     assert "error: experiments: no row" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- files of a stranger
+
+EVIL = '<script>alert(1)</script> | [x](y) =cmd()'
+
+
+def test_what_a_file_says_ends_no_cell_and_opens_no_html(root):
+    (root / "experiments/papers.yaml").write_text(f"some2020: {{title: '{EVIL}', note: '{EVIL}', venue: '{EVIL}'}}\n")
+    claim(root, f"delta: -1, setting: '{EVIL}'", place=f"source: '{EVIL}', provenance: '=1+1'")
+    record(root, method="=HYPERLINK()", baseline__source=f"@{EVIL}")
+    text = tables(root)
+    assert "<script" not in text + (root / "results/README.md").read_text()
+    rows = section(text, FULL)["A"]
+    assert len({len(line) for line in text.splitlines() if line.startswith("| [A]")}) and rows[2]["claim from"]
+    with (root / "results/results.csv").open(newline="") as file:
+        line = next(line for line in csv.DictReader(file) if line["row"] == "some2020/A")
+    assert line["claim_provenance"] == "'=1+1" and line["method"] == "'=HYPERLINK()" and line["delta"] == "-1"
+    assert line["baseline_source"] == f"'@{EVIL}"
+
+
+@pytest.mark.parametrize("field", ["baseline__source", "method", "latency__device", "env__torch", "started"])
+def test_a_text_that_a_terminal_would_act_on_is_refused(root, capsys, field):
+    record(root, **{field: "\x1b]0;owned\x07"})
+    tables(root, rc=1)
+    error = capsys.readouterr().err
+    assert f"{field.replace('__', '.')}: string should match pattern" in error and "\x1b" not in error
+
+
+@pytest.mark.parametrize("command", ["python run.py experiments=some2020/A; touch x", "python run.py $(touch x) "
+                                     "experiments=some2020/A", "python run.py experiments=some2020/A && touch x"])
+def test_a_command_that_does_more_than_run_a_row_is_refused(root, capsys, command):
+    file = root / "experiments/some2020/A.yaml"
+    file.write_text(file.read_text().replace("python run.py experiments=some2020/A", command))
+    tables(root, rc=1)
+    assert capsys.readouterr().err.startswith("error: experiments/some2020/A.yaml: command")
+
+
+def test_files_without_an_end_and_without_a_bound_are_one_line_each(root, capsys):
+    record(root, row="B")
+    os.mkfifo(root / "results/runs/pipe.json")
+    with (root / "results/runs/large.json").open("wb") as file:
+        file.truncate(3 * 2**30)                                  # without a byte on the disk
+    bomb = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in pairwise("abcdefghijk"))
+    (root / "experiments/some2020/A.yaml").write_text(bomb)
+    assert set(section(tables(root, rc=1), FULL)) == {"B"}
+    told = sorted(capsys.readouterr().err.splitlines())
+    assert [line.split(": ")[1] for line in told] == [
+        "experiments/some2020/A.yaml", "results/runs/large.json", "results/runs/pipe.json"]
+    assert "aliases" in told[0] and "bytes is not read" in told[1] and "not a file" in told[2]

@@ -17,7 +17,9 @@ GROUPS = ("model", "dataset", "method", "recipe")           # config groups whos
 STAGES = ("baseline", "sparse", "recover")
 ENDS = ("", "_min", "_max")                                 # exactly, more than, up to
 
-Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+PLAIN = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]*"                 # a terminal acts on control characters
+Line = Annotated[str, Field(pattern=f"^{PLAIN}$")]
+Text = Annotated[str, Field(min_length=1, pattern=rf"^{PLAIN}[^\s\x00-\x1f\x7f-\x9f]{PLAIN}$")]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Natural = Annotated[float, Field(ge=0)]
@@ -163,8 +165,8 @@ class Row(Model):
     """One experiments/<paper>/<name>.yaml: see results/rows.py."""
 
     id: Text                                                # <paper>/<name>, the record's `experiment`
-    title: str
-    command: Text
+    title: Line
+    command: Annotated[Text, Field(pattern=r"^[^;&|`$<>\\\n!#]*$")]      # people paste it into a shell
     claim: Claim | None                                     # None: a row of our own
     choices: dict[str, Any]                                 # method -> l1, as in the defaults list
     config: dict[str, Any]                                  # what the file sets itself, flat
@@ -227,7 +229,7 @@ class Environment(Part):
     model_config = ConfigDict(extra="allow")
 
     git: Annotated[str, Field(pattern=r"^[0-9a-f]{4,40}\+?$")] | None = None      # +: files differed from the commit
-    torch: str | None = None
+    torch: Line | None = None
 
 
 class Record(Part):
@@ -238,7 +240,7 @@ class Record(Part):
     key: Text                                               # hash of what determines the result
     experiment: Text | None                                 # the row it is a run of
     control: Text | None = None                             # the control of that row it is, if it is one
-    overrides: list[str] | None = None                      # of run.py, as typed; None: not run from a command line
+    overrides: list[Line] | None = None                      # of run.py, as typed; None: not run from a command line
     method: Text
     model: Text
     dataset: Text
@@ -248,13 +250,13 @@ class Record(Part):
     baseline: Unpruned
     pruned: Pruned
     latency: Latency
-    widths: dict[str, Annotated[list[Filters], Field(min_length=2, max_length=2)]] = {}   # layer: [before, after]
+    widths: dict[Line, Annotated[list[Filters], Field(min_length=2, max_length=2)]] = {}   # layer: [before, after]
     epochs: Epochs
     paper_epochs: Epochs | None                             # of the paper's recipe, where it is known
-    curves: dict[str, dict[str, list[float]]] = {}          # stage: {name: a number per epoch}
-    group_norms: Annotated[dict[str, Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1)] | None = None
-    seconds: dict[str, Natural] = {}                        # of each stage
-    code: dict[str, str] | None = None                      # fingerprints of what it was made with
+    curves: dict[Line, dict[Line, list[float]]] = {}          # stage: {name: a number per epoch}
+    group_norms: Annotated[dict[Line, Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1)] | None = None
+    seconds: dict[Line, Natural] = {}                        # of each stage
+    code: dict[Line, Line] | None = None                      # fingerprints of what it was made with
     env: Environment
     started: Text
 

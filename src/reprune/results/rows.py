@@ -16,12 +16,17 @@ from reprune.errors import UserError
 from reprune.runs.store import NEUTRAL, NOT_IN_KEY
 from reprune.schema import GROUPS, Claim, Paper, Row
 
+LARGEST = 16 * 2**20                                        # bytes of a record or row
 LEFT_OUT = frozenset(("seed", *NOT_IN_KEY))
 
 
 def read_yaml(file: Path) -> Any:
-    """The same reading of YAML as Hydra's: a name that is given twice is an error."""
-    return OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8") or "{}"))
+    """The same reading of YAML as Hydra's: a name that is given twice is an error. Few lines of aliases can stand for
+    more than a memory holds, so there are none."""
+    text = file.read_text(encoding="utf-8")
+    if "&" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise UserError("aliases (*name) are not read: write the value out")
+    return OmegaConf.to_container(OmegaConf.create(text or "{}"))
 
 
 def read_row(file: Path) -> Row:
@@ -40,8 +45,8 @@ def read_row(file: Path) -> Row:
     choices = {group: choice for entry in defaults if isinstance(entry, dict) for key, choice in entry.items()
                if (group := str(key).removeprefix("override /")) in GROUPS}
     config = {k: v for k, v in flat(node, neutral={}).items() if "${" not in str(v)}
-    return Row(id=name, title=" ".join(title.split()).rstrip("."), command=command, choices=choices, config=config,
-               claim=None if claim is None else Claim.read(claim, "claim"))
+    return Row.read({"id": name, "title": " ".join(title.split()).rstrip("."), "command": command, "choices": choices,
+                     "config": config, "claim": None if claim is None else Claim.read(claim, "claim")})
 
 
 def read_papers(content: Any, rows: set[str], errors: list[str]) -> dict[str, Paper]:
@@ -74,6 +79,10 @@ def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors:
     found = []
     for file in sorted(files):
         try:
+            if not file.is_file():                                # a pipe would never end
+                raise UserError("content cannot be read: not a file")
+            if (size := file.stat().st_size) > LARGEST:
+                raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
             found.append(read(file))
         except (UserError, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
             kind = "" if isinstance(error, UserError) else "content cannot be read: "

@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from reprune.files import write_text
 from reprune.results.figures import for_page
@@ -51,9 +52,21 @@ def as_csv(lines: list[Line]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for line in lines:
-        cells = [" ".join(value) if isinstance(value := line[name], list) else value for name in COLUMNS]
-        writer.writerow([int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells])
+        writer.writerow([csv_cell(line[name]) for name in COLUMNS])
     return file.getvalue()
+
+
+def csv_cell(value: Any) -> Any:
+    """As a spreadsheet is to take it: a text that looks like a formula stays a text.
+
+    >>> csv_cell("=cmd()"), csv_cell(-1.0), csv_cell(["a", "b"])
+    ("'=cmd()", -1, 'a b')
+    """
+    if isinstance(value, list):
+        value = " ".join(value)
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def main_report(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from reprune.results import verdict
 from reprune.results.lines import Collected, Line
@@ -22,12 +23,21 @@ def table(rows: list[dict[str, str]]) -> str:
     """
     order = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
     columns = [name for name in order if any(row.get(name) for row in rows)]
-    cells = [[row.get(name, "").replace("|", "\\|") for name in columns] for row in rows]
+    cells = [[escape(row.get(name, "")) for name in columns] for row in rows]
     widths = [max(len(name) + 2, *map(len, each)) for name, *each in zip(columns, *cells, strict=True)]
     rule = "|".join("-" * (width + 2) for width in widths)
     head, *rest = ["|".join(f" {text:{width}} " for text, width in zip(line, widths, strict=True))
                    for line in [columns, *cells]]
     return "\n".join(f"|{line}|" for line in (head, rule, *rest))
+
+
+def escape(text: str) -> str:
+    """For a cell, whatever a file says: it ends no cell and no line, and opens no HTML.
+
+    >>> print(escape("<b> | a"))
+    &lt;b> \\| a
+    """
+    return " ".join(text.split("\n")).replace("<", "&lt;").replace("|", "\\|")
 
 
 GUIDE = """\
@@ -148,11 +158,11 @@ def controls(row: Row, found: Collected) -> dict[str, str]:
 
 
 def head(paper: str, about: Paper) -> list[str]:
-    cited = [text for text in (about.authors, about.venue) if text]
-    cited += [f"[{label}:{at}]({site}/{at})" for at, label, site in (
+    cited = [escape(text) for text in (about.authors, about.venue) if text]
+    cited += [f"[{label}:{escape(at)}]({site}/{quote(at)})" for at, label, site in (
         (about.arxiv, "arXiv", "https://arxiv.org/abs"), (about.doi, "doi", "https://doi.org")) if at]
-    filled = f"**Reconstruction.** {about.reconstruction}" if about.reconstruction else ""
-    return [f"# {about.title or paper}", ", ".join(cited), filled, about.note or ""]
+    filled = f"**Reconstruction.** {escape(about.reconstruction)}" if about.reconstruction else ""
+    return [f"# {escape(about.title or paper)}", ", ".join(cited), filled, escape(about.note or "")]
 
 
 def index(found: Collected) -> str:
