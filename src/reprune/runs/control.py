@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from reprune.errors import UserError
 from reprune.runs.store import key_of
 
-KEPT = ("allocation", "rounds", "recover_penalties")            # of the row's method, by another criterion
+KEPT = ("allocation", "rounds", "recover_penalties", "between_penalties")   # of the row's method, by another criterion
 LIMITS = ("groups", "skip", "min_filters", "min_keep", "multiple")          # of every allocation
 UNIFORM, PER_LAYER, BUDGET, ONE_SHOT = (f"reprune.pruning.{name}" for name in
                                         ("Uniform", "PerLayer", "Budget", "OneShot"))
@@ -70,7 +70,7 @@ def fresh_weights(method: dict, recipe: dict) -> dict:
         raise UserError(f"recipe {recipe['name']!r} has no baseline part, which would say how to train from scratch")
     method, recipe = dict(method), paper(recipe, recover=(recipe.get("paper_epochs") or {}).get("baseline"))
     penalties = method.pop("recover_penalties", None)
-    if method["rounds"]["_target_"] != ONE_SHOT:
+    if method.get("rounds") != {"_target_": ONE_SHOT}:            # what comes in between is still the row's
         recipe.setdefault("between", recipe["recover"])
         method.setdefault("between_penalties", penalties or {})
     return {"method": method, "recipe": {**recipe, "recover": {**baseline, "from_scratch": True}}}
