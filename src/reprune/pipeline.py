@@ -97,10 +97,11 @@ class Run:
                     facts = self.train(net, "baseline", "baseline", stage)
                     self.watch.add("baseline", facts["earlier"])
                     done = stage.keep(net, {**facts, "source": "trained here"})
-        return done[0].to(self.example.device), done[1]
+        net, facts = done
+        return net.to(self.example.device), facts
 
     def fresh(self) -> nn.Module:
-        """Before it is trained; with `model.weights`, after."""
+        """A net that nothing has trained yet, or one with the weights it is given."""
         with seeded(self.cfg.seed, "init"):
             net = models.build(OmegaConf.to_container(self.cfg.model, resolve=True))
         return net.to(self.example.device, memory_format=torch.channels_last)
@@ -114,7 +115,7 @@ class Run:
             silencing = [PruningCallback(self.method, self.view)] if self.method.silence_every else []
             facts = self.train(net, "sparse", "sparse", stage, baseline, self.method.penalties, callbacks=silencing)
             done = stage.keep(net, {**facts, "group_norms": group_norms(self.look(net))})
-        return self.done("sparse", *done)
+        return self.ended("sparse", *done)
 
     def rounds(self, baseline: nn.Module, net: nn.Module) -> tuple[nn.Module, nn.Module, dict[str, dict]]:
         """-> the net before and after it recovers for the last time, and what is known of every recovery"""
@@ -142,7 +143,7 @@ class Run:
             started = time.perf_counter()
             smaller = prune(self.method, turn, self.look(net, share=turn.share, original=original))
             done = stage.keep(smaller, {"seconds": time.perf_counter() - started})
-        return self.done("prune", *done)[0]
+        return self.ended("prune", *done)[0]
 
     def recover(self, before: nn.Module, number: int, turn: Round, name: str,
                 baseline: nn.Module) -> tuple[nn.Module, dict]:
@@ -155,7 +156,7 @@ class Run:
             facts = self.train(net, name, part, stage, baseline, self.method.recover_penalties, epochs=turn.epochs,
                                callbacks=[tested] * (self.cfg.recipe.test_every_epoch and turn.last))
             done = stage.keep(net, {**facts, "top1_per_epoch": tested.top1})
-        return self.done("recover", *done)
+        return self.ended("recover", *done)
 
     def train(self, net: nn.Module, name: str, part: str, stage: Stage, baseline: nn.Module | None = None,
               penalties: Mapping[str, Any] | None = None, **more: Any) -> dict:
@@ -165,7 +166,7 @@ class Run:
                    teacher=copy.deepcopy(baseline) if learns else None, logger=self.logger.stage(name),
                    unfinished=stage.unfinished, **more)
 
-    def done(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
+    def ended(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
         """A stage that has ended, in this attempt or in an earlier one."""
         self.watch.add(part, facts["seconds"])
         return net.to(self.example.device), facts

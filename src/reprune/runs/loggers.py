@@ -47,11 +47,10 @@ class CsvLogger(NoLogger):
 
     def __init__(self, cfg: DictConfig, store: Store):
         super().__init__(cfg, store)
-        self.again = cfg.force and not (store.folder / "stages").is_dir()       # not an attempt that goes on
-        if self.again:
-            for file in self.files():
-                if file.parent.name != "baseline":                # which is not trained again
-                    file.unlink()
+        self.again = cfg.force and not store.stages.is_dir()      # not an attempt that goes on
+        for file in self.files() if self.again else ():
+            if file.parent.name != "baseline":                    # which is not trained again
+                file.unlink()
 
     def files(self) -> list[Path]:
         """Of the stages so far, in order."""

@@ -103,23 +103,22 @@ def _git() -> str | None:
 
 def show(record: dict, folder: Path) -> None:
     """The result of one run as a table, and where its files lie."""
-    base, pruned, note = record["baseline"], record["pruned"], record["latency"]
-    drop = {what: f"{100 * (pruned[what] / base[what] - 1):+.1f} %" for what in ("params", "macs", "peak_memory_mib")}
+    base, pruned, at = record["baseline"], record["pruned"], record["latency"]
     table = Table("", *(Column(name, justify="right") for name in ("baseline", "pruned", "change")),
                   title=f"{record['method']} on {record['model']} / {record['dataset']}, seed {record['seed']}",
                   title_justify="left")
     table.add_row("top-1 %", f"{base['top1']:.2f}", f"{pruned['top1']:.2f}", f"{pruned['top1'] - base['top1']:+.2f}")
     table.add_row("top-1 % before recovery", "", f"{pruned['top1_before_recovery']:.2f}", "")
-    table.add_row("parameters", f"{base['params']:,}", f"{pruned['params']:,}", drop["params"])
-    table.add_row("MACs", f"{base['macs']:,}", f"{pruned['macs']:,}", drop["macs"])
-    table.add_row(f"latency ms (batch {note['batch_size']}, {note['device']}, {note['threads']} threads)",
-                  f"{base['latency_ms']:.2f}", f"{pruned['latency_ms']:.2f}",
-                  f"{base['latency_ms'] / pruned['latency_ms']:.2f}x faster")
-    table.add_row("peak activations MiB", f"{base['peak_memory_mib']:.1f}", f"{pruned['peak_memory_mib']:.1f}",
-                  drop["peak_memory_mib"])
+    for name, of, form in (("parameters", "params", ","), ("MACs", "macs", ","), ("latency ms", "latency_ms", ".2f"),
+                           ("peak activations MiB", "peak_memory_mib", ".1f")):
+        change = f"{100 * (pruned[of] / base[of] - 1):+.1f} %"
+        if of == "latency_ms":
+            name += f" (batch {at['batch_size']}, {at['device']}, {at['threads']} threads)"
+            change = f"{base[of] / pruned[of]:.2f}x faster"
+        table.add_row(name, f"{base[of]:{form}}", f"{pruned[of]:{form}}", change)
+    epochs, seconds = (", ".join(f"{stage} {value:.0f}" for stage, value in record[of].items())
+                       for of in ("epochs", "seconds"))
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print(f"epochs: {', '.join(f'{k} {v}' for k, v in record['epochs'].items())}; "
-                  f"seconds: {', '.join(f'{k} {v:.0f}' for k, v in record['seconds'].items())}")
-    console.print(f"record {folder / 'record.json'}\nnet    {folder / 'net.safetensors'}   "
-                  "(reprune.load gives it back)")
+    console.print(f"epochs: {epochs}; seconds: {seconds}\nrecord {folder / 'record.json'}\n"
+                  f"net    {folder / 'net.safetensors'}   (reprune.load gives it back)")

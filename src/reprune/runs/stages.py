@@ -37,7 +37,7 @@ class Stage:
                     self.unfinished.unlink(missing_ok=True)       # of one that was killed right after
                 return done
         if self.unfinished.is_file() and not intact(self.unfinished):
-            tell(f"{self.unfinished}: cannot be read, its stage starts again")
+            _tell(f"{self.unfinished}: cannot be read, its stage starts again")
             self.unfinished.unlink()
         return None
 
@@ -60,9 +60,8 @@ def locked(folder: Path, what: str, *rest: Iterable[Path]) -> Iterator[None]:
     `lock` stays and means nothing by itself. rest: files that killed processes have left elsewhere."""
     lock = FileLock(folder / "lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0)                               # makes the folder, too
         except Timeout:
             print(f"{what}: another process is at it, waiting", flush=True)
             lock.acquire()
@@ -78,15 +77,15 @@ def locked(folder: Path, what: str, *rest: Iterable[Path]) -> Iterator[None]:
 
 
 @contextmanager
-def or_again(file: Path) -> Iterator[None]:
+def or_again(file: Path, what: str = "cannot be read") -> Iterator[None]:
     """What is damaged is told, and counts as missing."""
     try:
         yield
     except (UserError, OSError, ValueError) as error:
-        tell(f"{file}: cannot be read, made again ({error})")
+        _tell(f"{file}: {what}, made again ({error})")
 
 
 @cache
-def tell(line: str) -> None:
+def _tell(line: str) -> None:
     """Once per process: a damaged file is looked at more than once."""
     print(line, flush=True)

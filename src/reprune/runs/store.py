@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 import reprune
 from reprune.errors import UserError
 from reprune.files import leftovers, read_sealed, write_json, write_sealed
-from reprune.runs.stages import Stage, locked, or_again, tell
+from reprune.runs.stages import Stage, locked, or_again
 
 if TYPE_CHECKING:                       # torch is imported with the first net: a look at keys and places needs none
     from torch import nn
@@ -135,17 +135,12 @@ class Store:
         return self._record(self.published) is not None
 
     def _record(self, file: Path) -> dict | None:
-        if not file.is_file():
-            return None
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            if record["status"] == "done" and record["key"] == self.key:
-                return record
-            told = "of another run"
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            told = f"{type(error).__name__}: {error}"
-        tell(f"{file}: not the whole record of this run ({told}); it counts as missing and is made again")
-        return None
+        with or_again(file, "not the whole record of this run"):
+            record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            whole = {"status": "done", "key": self.key}.items()
+            if record is not None and not (isinstance(record, dict) and whole <= record.items()):
+                raise ValueError("of another one, or of none")
+            return record
 
     def alone(self) -> AbstractContextManager[None]:
         """No other process works on this run meanwhile; the lock of one that died is free."""
