@@ -35,7 +35,7 @@ from reprune import models
 from reprune.data import Data
 from reprune.runs.loggers import open_logger
 from reprune.runs.store import Store
-from reprune.training.classifier import TrainingCurve, derive, fit
+from reprune.training.classifier import derive, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCHES, EPOCH, ROUNDS = 16, 391, 5                               # batches of a round, and of 50,000 images
@@ -64,7 +64,7 @@ class Clock(pl.Callback):
 
 def by_fit(net: nn.Module, data: Data, cfg: DictConfig, clock: Clock) -> None:
     unfinished = Path(cfg.output_dir) / "unfinished.ckpt"
-    fit(net, data, cfg, "baseline", "baseline", epochs=1, callbacks=[TrainingCurve(), clock],
+    fit(net, data, cfg, "baseline", "baseline", epochs=1, callbacks=[clock],
         logger=open_logger(cfg, Store(cfg)).stage("baseline"), unfinished=unfinished)
     unfinished.unlink()                                           # the next round begins anew
 

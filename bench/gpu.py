@@ -39,7 +39,7 @@ from torch import nn
 from reprune import models
 from reprune.data import Data
 from reprune.structure.cost import cost
-from reprune.training.classifier import TrainingCurve, fit
+from reprune.training.classifier import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = {"float32, launched": ["speed.graph=false"],
@@ -82,12 +82,12 @@ def configs(device: str) -> Iterator[Configure]:
 
 def train(net: nn.Module, data: Data, cfg: DictConfig, epochs: int) -> tuple[list[float], dict[str, list[float]]]:
     """-> seconds of every epoch, the curve"""
-    clock, curve = Clock(), TrainingCurve()
+    clock = Clock()
     with contextlib.redirect_stdout(io.StringIO()):
-        fit(net, data, cfg, "baseline", "baseline", epochs=epochs, callbacks=[curve, clock],
-            unfinished=Path(cfg.output_dir) / "unfinished.ckpt")
+        facts = fit(net, data, cfg, "baseline", "baseline", epochs=epochs, callbacks=[clock],
+                    unfinished=Path(cfg.output_dir) / "unfinished.ckpt")
     (Path(cfg.output_dir) / "unfinished.ckpt").unlink()
-    return clock.seconds, curve.means
+    return clock.seconds, facts["curve"]
 
 
 def ladder(name: str, data: Data, configure: Configure, device: str, rounds: int = ROUNDS, epochs: int = EPOCHS,

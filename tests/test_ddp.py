@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from torch import nn
 
 from reprune.errors import UserError
-from reprune.training import classifier as lightning
+from reprune.training.callbacks import TestCurve
+from reprune.training.classifier import fit
 
 
 def net() -> nn.Module:
@@ -24,8 +25,8 @@ def net() -> nn.Module:
 
 def trained(cfg, unfinished) -> tuple[nn.Module, list[float]]:
     model, data = net(), instantiate(cfg.dataset)
-    curve = lightning.TestCurve(data, cfg)
-    lightning.fit(model, data, cfg, "baseline", "baseline", callbacks=[curve], unfinished=unfinished)
+    curve = TestCurve(data, cfg.recipe.eval_batch_size)
+    fit(model, data, cfg, "baseline", "baseline", callbacks=[curve], unfinished=unfinished)
     return model, curve.top1
 
 

@@ -48,12 +48,12 @@ def net(dropout: bool = False) -> nn.Module:
 def trained(start, configure, monkeypatch, recorder=None, penalties=None, teacher=None, *options):
     """-> weights and buffers, and the curve, of two epochs with an odd last batch"""
     cfg = configure("dataset=digits", "recipe.batch_size=100", "trainer.accelerator=auto", *options)
-    curve, start = lightning.TrainingCurve(), copy.deepcopy(start)
+    start = copy.deepcopy(start)
     if recorder is not None:
         monkeypatch.setattr(lightning, "recorder", lambda *_: recorder)
-    fit(start, instantiate(cfg.dataset), cfg, "sparse", "sparse", epochs=2, penalties=penalties, teacher=teacher,
-        callbacks=[curve])
-    return start.state_dict(), curve.means
+    data = instantiate(cfg.dataset)
+    facts = fit(start, data, cfg, "sparse", "sparse", epochs=2, penalties=penalties, teacher=teacher)
+    return start.state_dict(), facts["curve"]
 
 
 def same(one: dict, other: dict) -> bool:

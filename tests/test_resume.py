@@ -42,7 +42,7 @@ def cut_after(monkeypatch, calls: int) -> None:
         return new
 
     monkeypatch.setattr(lightning.Unfinished, "on_train_epoch_end", counting(lightning.Unfinished.on_train_epoch_end))
-    monkeypatch.setattr(Store, "facts", counting(Store.facts))
+    monkeypatch.setattr(Store, "note", counting(Store.note))
     monkeypatch.setattr(pipeline, "prune", counting(pipeline.prune))
 
 

@@ -3,158 +3,205 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from reprune import models
 from reprune.data import Data
 from reprune.errors import UserError
 from reprune.pruning.allocation import keep_best, removed
-from reprune.pruning.probe import Probe
+from reprune.pruning.probe import Original, Probe
 from reprune.pruning.rounds import Round
 from reprune.pruning.sockets import Method
+from reprune.runs.compose import typed
 from reprune.runs.fingerprint import fingerprint
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import SCHEMA, Stopwatch, environment, group_norms, measure, show, timed
+from reprune.runs.measure import Stopwatch, environment, group_norms, measure, show
+from reprune.runs.stages import Stage
 from reprune.runs.store import Store
+from reprune.schema import SCHEMA
 from reprune.structure.cost import widths
 from reprune.structure.groups import Plan
 from reprune.structure.surgery import remove
-from reprune.training.checkpoints import spent
-from reprune.training.classifier import PruningCallback, TestCurve, TrainingCurve, derive, device, fit, seeded
+from reprune.training.callbacks import PruningCallback, TestCurve
+from reprune.training.classifier import derive, device, fit, seeded
 
 
 def run(cfg: DictConfig) -> dict:
     """Does what is missing of the run `cfg` describes. -> its record"""
     store = Store(cfg)
-    if (record := store.finished()) and not cfg.force:
-        return _skip(cfg, record, store)
-    with store.alone():
-        if (record := store.finished()) and not cfg.force:        # by the process this one has waited for
-            return _skip(cfg, record, store)
-        return _attempt(cfg, store)
-
-
-def _skip(cfg: DictConfig, record: dict, store: Store) -> dict:
+    if cfg.force or (record := store.finished()) is None:
+        with store.alone():
+            if cfg.force or (record := store.finished()) is None:         # by the process this one has waited for
+                return Run(cfg, store).attempt()
     print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
     record = store.serve(record, cfg.experiment)
     show(record, store.folder)
     return record
 
 
-def _attempt(cfg: DictConfig, store: Store) -> dict:
-    watch, method = Stopwatch(), instantiate(cfg.method)
-    data: Data = instantiate(cfg.dataset)
-    logger = open_logger(cfg, store)
-    try:
-        record = _run(cfg, store, data, method, logger, watch)
-    except BaseException:
-        logger.close(failed=True)
-        raise
-    logger.close(record)
-    show(record, store.folder)
-    return record
+class Run:
+    """The stages of one run, in order. Each is made once: an attempt that goes on after a break finds it. What a stage
+    hands on is read back from its files, and so the same for who makes it and who finds it."""
 
+    def __init__(self, cfg: DictConfig, store: Store):
+        self.cfg, self.store, self.watch = cfg, store, Stopwatch()
+        self.method: Method = instantiate(cfg.method)
+        self.data: Data = instantiate(cfg.dataset)
+        self.example = torch.zeros(1, self.data.channels, self.data.size, self.data.size, device=device(cfg))
+        self.view = {"example": self.example, "data": self.data, "seed": derive(cfg.seed, "probe"),
+                     "batch_size": cfg.recipe.eval_batch_size}
+        self.logger = open_logger(cfg, store)
 
-def _run(cfg: DictConfig, store: Store, data: Data, method: Method, logger: Any, watch: Stopwatch) -> dict:
-    example = torch.zeros(1, data.channels, data.size, data.size, device=device(cfg))
+    def attempt(self) -> dict:
+        """-> the record, once the logger has it too"""
+        try:
+            record = self.stages()
+        except BaseException:
+            self.logger.close(failed=True)
+            raise
+        self.logger.close(record)
+        show(record, self.store.folder)
+        return record
 
-    look = partial(Probe, example=example, data=data, seed=derive(cfg.seed, "probe"),
-                   batch_size=cfg.recipe.eval_batch_size)
+    def stages(self) -> dict:
+        """From the unpruned net to the record."""
+        baseline, trained = self.baseline()
+        net, sparse, recovered = baseline, {"epochs": 0}, {}
+        if self.method.trains_sparse:
+            net, sparse = self.sparse(baseline)
+        before, pruned = net, net
+        if self.method.prunes:
+            before, pruned, recovered = self.rounds(baseline, net)
+        measured = self.measure(baseline, before, pruned)
+        record = self.record(trained, sparse, recovered, measured)
+        self.store.finish(record, pruned)
+        return record
 
-    def stage(name: str, part: str, make: Callable[[Path], tuple[nn.Module, dict]]) -> tuple[nn.Module, dict]:
-        """Done once, and found again by an attempt that goes on after a break."""
-        net, facts = store.stage(name, timed(make))
-        watch.add(part, facts["seconds"])
-        return net.to(example.device), facts
+    def baseline(self) -> tuple[nn.Module, dict]:
+        """The unpruned net: from `model.weights`, or trained by the first of the runs that share it."""
+        with self.watch("baseline"):
+            if self.cfg.model.weights:
+                return self.fresh(), {"epochs": 0, "source": self.store.config["model"]["weights"]}
+            with self.store.baseline() as stage:
+                done = stage.found()
+                if done is None:
+                    net = self.fresh()
+                    facts = self.train(net, "baseline", "baseline", stage)
+                    self.watch.add("baseline", facts["earlier"])
+                    done = stage.keep(net, {**facts, "source": "trained here"})
+        net, facts = done
+        return net.to(self.example.device), facts
 
-    with watch("baseline"):
-        baseline, found = find_baseline(cfg, store, data, example, logger, watch)
-    net, epochs, norms = baseline, {"baseline": found["epochs"], "sparse": 0, "recover": 0}, {}
-    curves = {"baseline": found.get("curve")}                     # stages of earlier versions have none
+    def fresh(self) -> nn.Module:
+        """A net that nothing has trained yet, or one with the weights it is given."""
+        with seeded(self.cfg.seed, "init"):
+            net = models.build(OmegaConf.to_container(self.cfg.model, resolve=True))
+        return net.to(self.example.device, memory_format=torch.channels_last)
 
-    if method.trains_sparse:
-        def train_sparse(unfinished: Path) -> tuple[nn.Module, dict]:
-            net, curve = copy.deepcopy(baseline), TrainingCurve()
-            silencing = [PruningCallback(method, look, method.silence_every)] if method.silence_every else []
-            ran = fit(net, data, cfg, "sparse", "sparse", penalties=method.penalties, callbacks=[curve, *silencing],
-                      teacher=teacher(baseline, method.penalties), logger=logger.stage("sparse"), unfinished=unfinished)
-            return net, {"epochs": ran, "curve": curve.means, "group_norms": group_norms(look(net))}
+    def sparse(self, baseline: nn.Module) -> tuple[nn.Module, dict]:
+        """Trained on with the method's penalties, or with filters silenced on its schedule."""
+        stage = self.store.stage("sparse")
+        done = stage.found()
+        if done is None:
+            net = copy.deepcopy(baseline)
+            silencing = [PruningCallback(self.method, self.view)] if self.method.silence_every else []
+            facts = self.train(net, "sparse", "sparse", stage, baseline, self.method.penalties, callbacks=silencing)
+            done = stage.keep(net, {**facts, "group_norms": group_norms(self.look(net))})
+        return self.ended("sparse", *done)
 
-        net, facts = stage("sparse", "sparse", train_sparse)
-        epochs["sparse"], norms, curves["sparse"] = facts["epochs"], facts["group_norms"], facts.get("curve")
-
-    before, best, turns = net, [], []
-    if method.prunes:
-        first = look(net)
-        with watch("prune"):
-            turns = store.facts("rounds", lambda: [asdict(t) for t in method.rounds(lambda: allocate(method, first))])
-    for number, turn in enumerate(Round(**t) for t in turns):
-        def cut(_: Path) -> tuple[nn.Module, dict]:
-            return prune(method, turn, look(net, share=turn.share, original=first.original)), {}
-
-        def recover(unfinished: Path) -> tuple[nn.Module, dict]:
-            net, curve, tested = copy.deepcopy(before), TrainingCurve(), TestCurve(data, cfg)
+    def rounds(self, baseline: nn.Module, net: nn.Module) -> tuple[nn.Module, nn.Module, dict[str, dict]]:
+        """-> the net before and after it recovers for the last time, and what is known of every recovery"""
+        before, recovered, first = net, {}, self.look(net)
+        for number, turn in enumerate(self.turns(first)):
+            before = self.cut(net, number, turn, first.original)
             name = "recover" if turn.last else f"recover-{number}"
-            part = "recover" if turn.last or "between" not in cfg.recipe else "between"
-            penalties = method.recover_penalties if turn.last else method.between_penalties
-            ran = fit(net, data, cfg, name, part, epochs=turn.epochs, penalties=penalties,
-                      teacher=teacher(baseline, penalties), logger=logger.stage(name),
-                      callbacks=[curve] + [tested] * (cfg.recipe.test_every_epoch and turn.last), unfinished=unfinished)
-            return net, {"epochs": ran, "curve": curve.means, "top1_per_epoch": tested.top1}
+            net, recovered[name] = self.recover(before, number, turn, name, baseline)
+        return before, net, recovered
 
-        before, _ = stage(f"pruned-{number}", "prune", cut)
-        net, facts = stage(f"recovered-{number}", "recover", recover)
-        epochs["recover"], best = epochs["recover"] + facts["epochs"], facts["top1_per_epoch"]
-        curves["recover" if turn.last else f"recover-{number}"] = facts.get("curve")
+    def turns(self, first: Probe) -> list[Round]:
+        """What goes when."""
+        with self.watch("prune"):
+            turns = self.store.noted("rounds")
+            if turns is None:
+                plan = partial(allocate, self.method, first)      # only some ask: it can take long
+                turns = self.store.note("rounds", [asdict(turn) for turn in self.method.rounds(plan)])
+        return [Round(**turn) for turn in turns]
 
-    with watch("measure"):
-        rows = measure(baseline, before, net, data, example, cfg.measure.batch_size, cfg.recipe.eval_batch_size)
-    rows["baseline"]["source"] = found["source"]
-    rows["pruned"]["top1_best"] = max(best, default=None)
-    record = {
-        "schema": SCHEMA, "key": store.key, "status": "done",
-        "experiment": cfg.experiment, "claim": store.config["claim"],
-        "method": method.name, "model": cfg.model.name, "dataset": cfg.dataset.name, "recipe": cfg.recipe.name,
-        "seed": cfg.seed, "config": store.config, **rows, "widths": widths(baseline, net), "epochs": epochs,
-        **({"group_norms": norms} if norms else {}), "curves": {name: means for name, means in curves.items() if means},
-        "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": watch.seconds,
-        "code": fingerprint(store.config),
-        "env": environment(device(cfg), cfg.trainer.devices), "started": watch.started}
-    if cfg.experiment:
-        store.publish(record)
-    store.finish(record, net)
-    return record
+    def cut(self, net: nn.Module, number: int, turn: Round, original: Original) -> nn.Module:
+        """A smaller net."""
+        stage = self.store.stage(f"pruned-{number}")
+        done = stage.found()
+        if done is None:
+            started = time.perf_counter()
+            smaller = prune(self.method, turn, self.look(net, share=turn.share, original=original))
+            done = stage.keep(smaller, {"seconds": time.perf_counter() - started})
+        return self.ended("prune", *done)[0]
 
+    def recover(self, before: nn.Module, number: int, turn: Round, name: str,
+                baseline: nn.Module) -> tuple[nn.Module, dict]:
+        """Fine-tuned, distilled or trained from scratch, as recipe and method say."""
+        stage = self.store.stage(f"recovered-{number}")
+        done = stage.found()
+        if done is None:
+            net, tested = copy.deepcopy(before), TestCurve(self.data, self.cfg.recipe.eval_batch_size)
+            part = "recover" if turn.last or "between" not in self.cfg.recipe else "between"
+            penalties = self.method.recover_penalties if turn.last else self.method.between_penalties
+            facts = self.train(net, name, part, stage, baseline, penalties, epochs=turn.epochs,
+                               callbacks=[tested] * (self.cfg.recipe.test_every_epoch and turn.last))
+            done = stage.keep(net, {**facts, "top1_per_epoch": tested.top1})
+        return self.ended("recover", *done)
 
-def find_baseline(cfg: DictConfig, store: Store, data: Data, example: Tensor, logger: Any,
-                  watch: Stopwatch) -> tuple[nn.Module, dict]:
-    """The unpruned net: from `model.weights`, or trained once and found again by its key."""
-    def build() -> nn.Module:
-        with seeded(cfg.seed, "init"):
-            net = models.build(OmegaConf.to_container(cfg.model, resolve=True))
-        return net.to(example.device, memory_format=torch.channels_last)
+    def train(self, net: nn.Module, name: str, part: str, stage: Stage, baseline: nn.Module | None = None,
+              penalties: Mapping[str, Any] | None = None, **more: Any) -> dict:
+        """Trains `net` by a part of the recipe; a penalty that wants to may learn from the baseline. -> facts"""
+        learns = any(getattr(penalty, "needs_teacher", False) for penalty in (penalties or {}).values())
+        return fit(net, self.data, self.cfg, name, part, penalties=penalties,
+                   teacher=copy.deepcopy(baseline) if learns else None, logger=self.logger.stage(name),
+                   unfinished=stage.unfinished, **more)
 
-    def train(unfinished: Path) -> tuple[nn.Module, dict]:
-        net = build()
-        watch.add("baseline", spent(unfinished))
-        curve = TrainingCurve()
-        epochs = fit(net, data, cfg, "baseline", "baseline", callbacks=[curve], logger=logger.stage("baseline"),
-                     unfinished=unfinished)
-        return net, {"epochs": epochs, "curve": curve.means, "source": "trained here"}
+    def ended(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
+        """A stage that has ended, in this attempt or in an earlier one."""
+        self.watch.add(part, facts["seconds"])
+        return net.to(self.example.device), facts
 
-    if cfg.model.weights:
-        return build(), {"epochs": 0, "source": store.config["model"]["weights"]}
-    net, facts = store.baseline(train)
-    return net.to(example.device), facts
+    def look(self, net: nn.Module, **round: Any) -> Probe:
+        """What criteria, allocations and searches may see of a net."""
+        return Probe(net, **self.view, **round)
+
+    def measure(self, baseline: nn.Module, before: nn.Module, pruned: nn.Module) -> dict:
+        """What the record says of the nets."""
+        with self.watch("measure"):
+            rows = measure(baseline, before, pruned, self.data, self.example, self.cfg.measure.batch_size,
+                           self.cfg.recipe.eval_batch_size)
+        return {**rows, "widths": widths(baseline, pruned)}
+
+    def record(self, trained: dict, sparse: dict, recovered: dict[str, dict], measured: dict) -> dict:
+        """All that a table needs, to be traced back to here."""
+        cfg, store, facts = self.cfg, self.store, {"baseline": trained, "sparse": sparse, **recovered}
+        best = recovered.get("recover", {}).get("top1_per_epoch", [])
+        measured["baseline"]["source"] = trained["source"]
+        measured["pruned"]["top1_best"] = max(best, default=None)
+        norms = {"group_norms": sparse["group_norms"]} if sparse.get("group_norms") else {}
+        return {
+            "schema": SCHEMA, "key": store.key, "status": "done", "experiment": cfg.experiment, "overrides": typed(),
+            "control": store.control, "claim": store.claim,
+            "method": self.method.name, "model": cfg.model.name, "dataset": cfg.dataset.name,
+            "recipe": cfg.recipe.name, "seed": cfg.seed, "config": store.config, **measured,
+            "epochs": {"baseline": trained["epochs"], "sparse": sparse["epochs"],
+                       "recover": sum(f["epochs"] for f in recovered.values())}, **norms,
+            "curves": {name: f["curve"] for name, f in facts.items() if f.get("curve")},
+            "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": self.watch.seconds,
+            "code": fingerprint(store.config), "env": environment(device(cfg), cfg.trainer.devices),
+            "started": self.watch.started}
 
 
 def allocate(method: Method, probe: Probe, counts: Mapping[str, int] | None = None) -> Plan:
@@ -176,9 +223,3 @@ def prune(method: Method, turn: Round, probe: Probe) -> nn.Module:
                         "the budget of method.allocation (method=baseline measures the unpruned net)")
     smaller = remove(probe.net, plan)
     return smaller if method.repair is None else method.repair(smaller, probe)
-
-
-def teacher(baseline: nn.Module, penalties: dict) -> nn.Module | None:
-    """The unpruned net, where a penalty wants to learn from it."""
-    wanted = any(getattr(p, "needs_teacher", False) for p in penalties.values())
-    return copy.deepcopy(baseline) if wanted else None

@@ -18,10 +18,8 @@ from pydantic_core import to_json
 from reprune.errors import UserError
 from reprune.results.rows import flat, read_all
 from reprune.runs.fingerprint import PARTS
-from reprune.runs.store import NEUTRAL, NOT_IN_KEY, drop, get
+from reprune.runs.store import NOT_IN_KEY, unused, without
 from reprune.schema import STAGES, Record
-
-LEFT_OUT = [name.split(".") for name in ("seed", *NOT_IN_KEY)]
 
 
 @dataclass(slots=True)
@@ -71,25 +69,19 @@ def read_record(file: Path) -> Record:
 
 
 def run_of(record: Record) -> Run:
-    """Leaves the record's config without what a result does not depend on."""
     config, recover = record.config, record.config["recipe"].get("recover")
     return Run(record, config_id(config), norms_of(record.group_norms or {}), config["dataset"].get("limit"),
                recover.get("epochs") if isinstance(recover, dict) else None)
 
 
 def config_id(config: dict[str, Any]) -> str:
-    """Of a config, whatever the order of its keys, without the seed and what a result does not depend on, which it
-    loses; options it does not use count as not there. Seeds share a config: it is sorted once.
+    """Of a config, whatever the order of its keys, without the seed and what a result does not depend on; options it
+    does not use count as not there. Seeds share a config: it is sorted once.
 
     >>> config_id({"a": 1, "b": 2}) == config_id({"b": 2, "a": 1, "seed": 3, "speed": {"compile": False}})
     True
     """
-    for path in LEFT_OUT:
-        drop(config, path)
-    for name, neutral in NEUTRAL.items():
-        if get(config, name) == neutral:
-            drop(config, name.split("."))
-    return _sorted_hash(to_json(config))
+    return _sorted_hash(to_json(without(config, ("seed", *NOT_IN_KEY, *unused(config)))))
 
 
 @cache

@@ -94,7 +94,7 @@ def about(record: Record, row: Row | None) -> list[str]:
         lines += [f"claim     {'; '.join(said)}", f"from      {escape(origin(claim))}"]
         lines += [f"note      {escape(note)}" for note in (claim.setting, claim.reconstruction) if note]
     config = flat(record.config)
-    line = averaged(row, [run_of(record.model_copy(deep=True))], config)
+    line = averaged(row, [run_of(record)], config)
     lines.append(f"this is   {SECTIONS[line.section]}")
     if line.section == "full":
         lines.append(f"verdict   {verdict(claim, 'full', line.values)}, of this run alone")

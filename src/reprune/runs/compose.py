@@ -1,20 +1,25 @@
-"""Configs of many cells at a fraction of Hydra's time for each, and equal to what Hydra makes of the same overrides."""
+"""Overrides and configs: configs of many cells at a fraction of Hydra's time for each, and equal to what Hydra makes of
+the same overrides; the overrides that a job was given."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reprune.runs.control import settle
+from reprune.runs.store import HERE
 
 
 class Composer:
@@ -75,3 +80,38 @@ def outside_of_jobs() -> Iterator[None]:
         yield
     finally:
         current.cfg = before
+
+
+def typed() -> list[str] | None:
+    """The overrides that this job of Hydra was given, for its record; None outside of jobs."""
+    return portable(OmegaConf.to_container(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else None
+
+
+def portable(overrides: list[str]) -> list[str]:
+    """Without what no other machine can use: HERE, and the folder of `model.weights`. The rest is as it was typed.
+
+    >>> portable(["method=l1", "+data_dir=/a", "model.weights='/b/a net.th'", "dataset={limit:9,data_dir:/c}"])
+    ['method=l1', "model.weights='a net.th'", 'dataset={limit:9}']
+    """
+    kept = []
+    for text, override in zip(overrides, OverridesParser.create().parse_overrides(overrides), strict=True):
+        value = _portable(override.key_or_group.replace("/", "."), override._value)
+        if value is ...:
+            continue
+        if value != override._value:
+            override._value = value
+            text = f"{override.get_key_element()}={override.get_value_element_as_str()}"
+        kept.append(text)
+    return kept
+
+
+def _portable(name: str, value: Any) -> Any:
+    """The value of a dotted name; ... if nothing of it can be used."""
+    if any(f"{name}.".startswith(f"{here}.") for here in HERE):
+        return ...
+    if isinstance(value, dict):
+        parts = {key: _portable(f"{name}.{key}", part) for key, part in value.items()}
+        return {key: part for key, part in parts.items() if part is not ...}
+    if name != "model.weights" or not value:
+        return value
+    return replace(value, text=Path(value.text).name) if isinstance(value, QuotedString) else Path(value).name

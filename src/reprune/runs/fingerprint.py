@@ -22,10 +22,8 @@ WHOLE = ("data",)                       # folders whose files only work together
 
 def fingerprint(config: dict) -> dict[str, str]:
     """Eight digits for each of PARTS: of the files that define its `_target_`s."""
-    def digest(part: str) -> str:
-        files = sorted({file for target in targets(config[part]) for file in sources(target)})
-        return hashlib.sha256("".join(map(code_of, files)).encode()).hexdigest()[:8]
-    return {part: digest(part) for part in PARTS}
+    files = {part: sorted({file for target in targets(config[part]) for file in sources(target)}) for part in PARTS}
+    return {part: hashlib.sha256("".join(map(code_of, files[part])).encode()).hexdigest()[:8] for part in PARTS}
 
 
 def targets(node: Any) -> Iterator[str]:
@@ -34,15 +32,12 @@ def targets(node: Any) -> Iterator[str]:
     >>> list(targets({"a": [{"_target_": "x.Y"}], "_target_": "z", "b": {"_target_": "torch.optim.SGD"}}))
     ['x.Y', 'z']
     """
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key != "_target_":
-                yield from targets(value)
-            elif not value.startswith("torch."):
-                yield value
-    elif isinstance(node, list):
-        for item in node:
-            yield from targets(item)
+    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, part in parts:
+        if name != "_target_":
+            yield from targets(part)
+        elif not part.startswith("torch."):
+            yield part
 
 
 def sources(target: str) -> list[Path]:

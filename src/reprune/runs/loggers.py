@@ -16,8 +16,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 
+from reprune.errors import UserError
 from reprune.files import write_text
 from reprune.runs.store import Store
+from reprune.schema import Claim
 from reprune.training.classifier import Classifier
 
 NO_KEY = "no API key was found"
@@ -46,11 +48,10 @@ class CsvLogger(NoLogger):
 
     def __init__(self, cfg: DictConfig, store: Store):
         super().__init__(cfg, store)
-        self.again = cfg.force and not (store.folder / "stages").is_dir()       # not an attempt that goes on
-        if self.again:
-            for file in self.files():
-                if file.parent.name != "baseline":                # which is not trained again
-                    file.unlink()
+        self.again = cfg.force and not store.stages.is_dir()      # not an attempt that goes on
+        for file in self.files() if self.again else ():
+            if file.parent.name != "baseline":                    # which is not trained again
+                file.unlink()
 
     def files(self) -> list[Path]:
         """Of the stages so far, in order."""
@@ -86,8 +87,7 @@ class Curve(Logger, pl.Callback):
         self.rows = [row for row in read(self.file) if row["epoch"] < trainer.current_epoch]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        means = {f"{module.stage}/{name}": trainer.strategy.reduce(total / module.seen, reduce_op="mean")
-                 for name, total in module.sums.items()}          # of every process, before one of them writes
+        means = {f"{module.stage}/{name}": mean for name, mean in module.means().items()}     # every process takes part
         if trainer.is_global_zero:
             values = {name: value.item() for name, value in {**trainer.callback_metrics, **means}.items()}
             self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step,
@@ -123,24 +123,17 @@ class WandbRun(CsvLogger):
     def __init__(self, cfg: DictConfig, store: Store):
         super().__init__(cfg, store)
         self.mode = os.environ.get("WANDB_MODE", "online")
-        self.run, self.sent, self.offline, self.why = None, 0, self.mode != "online", f"WANDB_MODE is {self.mode}"
-        if not self.offline:
-            self.why = NO_KEY
-            self.offline = not (self._try(self._login) and self._try(self._open))
-            if self.offline and self.why != NO_KEY:
+        self.run, self.sent, self.why = None, 0, f"WANDB_MODE is {self.mode}"
+        if self.mode == "online" and not self._try(self._open):
+            if self.why != NO_KEY:
                 print(f"W&B: {self.why}; logging offline")
-        if self.offline and self.mode != "disabled":
+            self.mode = "offline"
+        if self.run is None and self.mode != "disabled":
             self._try(self._open)
 
-    def _login(self) -> bool:
-        import wandb
-
-        wandb.setup(wandb.Settings(silent=True))
-        return wandb.login(prompt=False, verify=False)            # to verify is to wait for the server, without a limit
-
-    def _try(self, what: Callable[[], Any]) -> Any:
+    def _try(self, what: Callable[..., Any], *args: Any) -> Any:
         try:
-            return what()
+            return what(*args)
         except Exception as error:
             self.run, self.why = None, " ".join(str(error).split()) or type(error).__name__
             self._end_service()                                   # it may be dead, or hold on to the run
@@ -155,16 +148,20 @@ class WandbRun(CsvLogger):
     def _open(self) -> bool:
         import wandb
 
-        cfg = self.cfg
+        cfg, online = self.cfg, self.mode == "online"
+        if online:
+            wandb.setup(wandb.Settings(silent=True))
+            if not wandb.login(prompt=False, verify=False):       # to verify is to wait for the server, without a limit
+                raise UserError(NO_KEY)
         self.store.folder.mkdir(parents=True, exist_ok=True)
         self.sent = 0
         self.run = wandb.init(
             project=cfg.logger.project, entity=cfg.logger.entity, id=self.store.key, reinit="create_new",
             # offline the folder on disk holds the whole curve: uploaded, it takes the place of what is there
-            resume=None if self.offline or self.again else "allow",
+            resume="allow" if online and not self.again else None,
             **names(cfg.method.name, cfg.model.name, cfg.dataset.name, cfg.recipe.name, cfg.seed, cfg.experiment,
                     *(cfg.logger.tags or [])),
-            config=self.store.config, dir=str(self.store.folder), mode="offline" if self.offline else "online",
+            config=self.store.config, dir=str(self.store.folder), mode="online" if online else "offline",
             settings=wandb.Settings(silent=True, init_timeout=cfg.logger.timeout, finish_timeout=cfg.logger.timeout,
                                     finish_timeout_raises=True))
         self._send()
@@ -192,15 +189,15 @@ class WandbRun(CsvLogger):
         return {**self.__dict__, "run": None}                     # where several processes train, this one sends
 
     def close(self, record: dict | None = None, failed: bool = False) -> None:
-        done = self.run is not None and self._try(lambda: self._finish(record, failed))
+        done = self.run is not None and self._try(self._finish, record, failed)
         if not done and self.mode != "disabled":                  # all of it again, to a folder on the disk
-            self.offline = True
-            done = self._try(self._open) and self._try(lambda: self._finish(record, failed))
-        if done and self.offline:
+            self.mode = "offline"
+            done = self._try(self._open) and self._try(self._finish, record, failed)
+        if not done:
+            print(f"W&B: {self.why}; the curves are in {self.store.folder}/*/metrics.csv")
+        elif self.mode != "online":
             self._end_service()                                   # it writes the last lines now
             print(f"W&B logged offline, {self.why}; upload later with:  wandb sync {shlex.quote(str(done))}")
-        elif not done:
-            print(f"W&B: {self.why}; the curves are in {self.store.folder}/*/metrics.csv")
 
     def _finish(self, record: dict | None, failed: bool) -> Path:
         """-> where W&B keeps the run on the disk"""
@@ -232,9 +229,10 @@ def numbers(record: dict) -> dict[str, Any]:
     flat = {f"{part}/{k}": v for part in ("baseline", "pruned", "epochs", "seconds") for k, v in record[part].items()}
     drops = {f"{k}_drop": 100 * (1 - pruned[k] / base[k]) for k in ("params", "macs")}
     drops["filters_drop"] = 100 * (1 - sum(after for _, after in widths) / max(sum(before for before, _ in widths), 1))
-    claim = dict(record.get("claim") or {})
-    if "delta" not in claim and {"pruned", "baseline"} <= claim.keys():
-        claim["delta"] = claim["pruned"] - claim["baseline"]
+    claim = {}
+    with suppress(UserError):                                     # a bad claim: the tables tell
+        stated = Claim.read(record["claim"]) if record.get("claim") else None
+        claim = stated.model_dump(exclude_none=True) | {"delta": stated.step} if stated else {}
     return {**flat, **drops, "delta_top1": pruned["top1"] - base["top1"],
             "speedup": base["latency_ms"] / pruned["latency_ms"], "seconds/total": sum(record["seconds"].values()),
             "commit": record["env"].get("git"), "started": record["started"],

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,15 +15,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 
 from reprune.pruning.probe import Probe, evaluate
-from reprune.schema import SCHEMA as SCHEMA
 from reprune.structure.cost import cost, latency, peak_memory
-from reprune.training.checkpoints import spent
-
-Make = Callable[[Path], tuple[nn.Module, dict]]               # of a stage, see Store.stage
 
 
 class Stopwatch:
@@ -37,19 +33,10 @@ class Stopwatch:
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 2)
 
     @contextmanager
-    def __call__(self, stage: str):
+    def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - start)
-
-
-def timed(make: Make) -> Make:
-    """The same, with the seconds it took among its facts, those of attempts that were cut off included."""
-    def made(unfinished: Path) -> tuple[nn.Module, dict]:
-        start = time.perf_counter() - spent(unfinished)
-        net, facts = make(unfinished)
-        return net, {**facts, "seconds": time.perf_counter() - start}
-    return made
 
 
 def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any, example: Tensor, batch_size: int,
@@ -107,31 +94,24 @@ def _git() -> str | None:
         return None
 
 
-def show(record: dict, folder: Path, console: Console | None = None) -> None:
+def show(record: dict, folder: Path) -> None:
     """The result of one run as a table, and where its files lie."""
-    base, pruned = record["baseline"], record["pruned"]
-    note = record["latency"]
-    table = Table(title=f"{record['method']} on {record['model']} / {record['dataset']}, seed {record['seed']}",
+    base, pruned, at = record["baseline"], record["pruned"], record["latency"]
+    table = Table("", *(Column(name, justify="right") for name in ("baseline", "pruned", "change")),
+                  title=f"{record['method']} on {record['model']} / {record['dataset']}, seed {record['seed']}",
                   title_justify="left")
-    for column in ("", "baseline", "pruned", "change"):
-        table.add_column(column, justify="left" if not column else "right")
     table.add_row("top-1 %", f"{base['top1']:.2f}", f"{pruned['top1']:.2f}", f"{pruned['top1'] - base['top1']:+.2f}")
     table.add_row("top-1 % before recovery", "", f"{pruned['top1_before_recovery']:.2f}", "")
-    table.add_row("parameters", f"{base['params']:,}", f"{pruned['params']:,}", _drop(base, pruned, "params"))
-    table.add_row("MACs", f"{base['macs']:,}", f"{pruned['macs']:,}", _drop(base, pruned, "macs"))
-    table.add_row(f"latency ms (batch {note['batch_size']}, {note['device']}, {note['threads']} threads)",
-                  f"{base['latency_ms']:.2f}", f"{pruned['latency_ms']:.2f}",
-                  f"{base['latency_ms'] / pruned['latency_ms']:.2f}x faster")
-    table.add_row("peak activations MiB", f"{base['peak_memory_mib']:.1f}", f"{pruned['peak_memory_mib']:.1f}",
-                  _drop(base, pruned, "peak_memory_mib"))
-    epochs = ", ".join(f"{k} {v}" for k, v in record["epochs"].items())
-    console = console or Console(soft_wrap=True)
+    for name, of, form in (("parameters", "params", ","), ("MACs", "macs", ","), ("latency ms", "latency_ms", ".2f"),
+                           ("peak activations MiB", "peak_memory_mib", ".1f")):
+        change = f"{100 * (pruned[of] / base[of] - 1):+.1f} %"
+        if of == "latency_ms":
+            name += f" (batch {at['batch_size']}, {at['device']}, {at['threads']} threads)"
+            change = f"{base[of] / pruned[of]:.2f}x faster"
+        table.add_row(name, f"{base[of]:{form}}", f"{pruned[of]:{form}}", change)
+    epochs, seconds = (", ".join(f"{stage} {value:.0f}" for stage, value in record[of].items())
+                       for of in ("epochs", "seconds"))
+    console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print(f"epochs: {epochs}; seconds: {', '.join(f'{k} {v:.0f}' for k, v in record['seconds'].items())}",
-                  highlight=False)
-    console.print(f"record {folder / 'record.json'}\nnet    {folder / 'net.safetensors'}   "
-                  f"(reprune.load gives it back)", highlight=False)
-
-
-def _drop(base: dict, pruned: dict, key: str) -> str:
-    return f"{100 * (pruned[key] / base[key] - 1):+.1f} %"
+    console.print(f"epochs: {epochs}; seconds: {seconds}\nrecord {folder / 'record.json'}\n"
+                  f"net    {folder / 'net.safetensors'}   (reprune.load gives it back)")

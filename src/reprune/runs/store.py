@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 import reprune
 from reprune.errors import UserError
-from reprune.files import GO_ON, intact, leftovers, read_sealed, write_json, write_sealed
+from reprune.files import leftovers, read_sealed, write_json, write_sealed
+from reprune.runs.stages import Stage, locked, or_again
 
 if TYPE_CHECKING:                       # torch is imported with the first net: a look at keys and places needs none
     from torch import nn
 
-    Make = Callable[[Path], tuple[nn.Module, dict]]
-
-# What a result does not depend on: where things lie (not in records either), how they are shown, what a run is called,
-# where it runs.
-PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")
-NOT_IN_KEY = (*PLACES, "dataset.workers", "logger", "force", "search", "claim", "experiment", "control", "measure",
-              "model.name", "recipe.name", "recipe.paper_epochs", "trainer.accelerator", "trainer.devices",
-              "trainer.enable_progress_bar", "trainer.strategy", "trainer.sync_batchnorm", "speed.graph")
+PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")         # where things lie: not in records either
+HERE = (*PLACES, "dataset.workers", "logger", "force", "search", "trainer.enable_progress_bar")   # of no use elsewhere
+# What a result does not depend on: besides, what a run is called, and where it runs.
+NOT_IN_KEY = (*HERE, "claim", "control", "experiment", "measure", "model.name", "recipe.name", "recipe.paper_epochs",
+              "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.sync_batchnorm", "speed.graph")
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
 NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False}
 
@@ -83,25 +80,17 @@ def get(node: Any, name: str) -> Any:
 
 
 def without(config: dict, names: Iterable[str]) -> dict:
-    """A copy with some dotted names left out, and the mappings that this leaves empty.
+    """With some dotted names left out, and the mappings that this leaves empty.
 
     >>> without({"a": {"b": 1, "c": 2}, "d": 3, "e": {"f": {"g": 4}}}, ("a.b", "d", "e.f.g", "x.y"))
     {'a': {'c': 2}}
     """
-    config = copy.deepcopy(config)
+    below: dict[str, list[str]] = {}
     for name in names:
-        drop(config, name.split("."))
-    return config
-
-
-def drop(node: dict, path: list[str]) -> None:
-    if path[1:] and isinstance(node.get(path[0]), dict):
-        drop(node[path[0]], path[1:])
-        if node[path[0]]:
-            return
-    elif path[1:]:
-        return
-    node.pop(path[0], None)
+        below.setdefault(name.partition(".")[0], []).append(name.partition(".")[2])
+    kept = {key: without(value, below[key]) if key in below and isinstance(value, dict) else value
+            for key, value in config.items() if "" not in below.get(key, ())}
+    return {key: value for key, value in kept.items() if value != {} or key not in below}
 
 
 def sortable(node: Any) -> Any:
@@ -129,10 +118,12 @@ class Store:
     def __init__(self, cfg: DictConfig):
         self.config = resolved(cfg)
         self.key = key_of(self.config)
+        self.control = self.config.get("control")
+        self.claim = None if self.control else self.config.get("claim")       # a control stands beside a claim
         self.root = Path(cfg.output_dir)
         self.folder = self.root / self.key
+        self.stages = self.folder / "stages"
         self.record_file = self.folder / "record.json"
-        self.net_file = self.folder / "net.safetensors"
         self.published = Path(cfg.results_dir) / "runs" / f"{self.key}.json"
 
     def finished(self) -> dict | None:
@@ -144,133 +135,56 @@ class Store:
         return self._record(self.published) is not None
 
     def _record(self, file: Path) -> dict | None:
-        if not file.is_file():
-            return None
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            if record["status"] == "done" and record["key"] == self.key:
-                return record
-            told = "of another run"
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            told = f"{type(error).__name__}: {error}"
-        _tell(f"{file}: not the whole record of this run ({told}); it counts as missing and is made again")
-        return None
+        with or_again(file, "not the whole record of this run"):
+            record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            whole = {"status": "done", "key": self.key}.items()
+            if record is not None and not (isinstance(record, dict) and whole <= record.items()):
+                raise ValueError("of another one, or of none")
+            return record
+
+    def alone(self) -> AbstractContextManager[None]:
+        """No other process works on this run meanwhile; the lock of one that died is free."""
+        return locked(self.folder, f"run {self.key}", leftovers(self.stages),
+                       leftovers(self.published.parent, self.published.name),
+                       leftovers(self.root / "failed", f"{self.key}.json"))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other process works on this run meanwhile; the lock of one that died is free."""
-        with _locked(self.folder, f"run {self.key}"):
-            for folder, name in ((self.folder / "stages", ""), (self.published.parent, self.published.name),
-                                 (self.root / "failed", f"{self.key}.json")):
-                _remove(leftovers(folder, name))
-            yield
-
-    def baseline(self, train: Make) -> tuple[nn.Module, dict]:
-        """The unpruned net and what is known of it; trained by the first run that asks, found again by the others.
-
-        train(unfinished): as for `stage`."""
+    def baseline(self) -> Iterator[Stage]:
+        """The unpruned net, for one process at a time: made by the first run that asks, found by the others."""
         folder = self.root / "baselines" / baseline_key(self.config)
-        with _locked(folder, f"baseline {folder.name}"):
-            return _remembered(folder / "net.safetensors", folder / "baseline.json", folder / "unfinished.ckpt", train)
+        with locked(folder, f"baseline {folder.name}"):
+            yield Stage(folder / "net.safetensors", folder / "baseline.json", folder / "unfinished.ckpt")
 
-    def stage(self, name: str, make: Make) -> tuple[nn.Module, dict]:
-        """The net that a stage of this run ends with, and what is known of it: made once, found again after a break.
+    def stage(self, name: str) -> Stage:
+        """One of this run's own: made once, found by an attempt that goes on after a break."""
+        self.stages.mkdir(parents=True, exist_ok=True)
+        return Stage(*(self.stages / f"{name}.{suffix}" for suffix in ("safetensors", "json", "ckpt")))
 
-        make(unfinished): -> net, facts that JSON can hold; `unfinished` is where it may leave a checkpoint while it
-        works, and finds the one that an earlier attempt has left."""
-        folder = self.folder / "stages"
-        return _remembered(folder / f"{name}.safetensors", folder / f"{name}.json", folder / f"{name}.ckpt", make)
+    def noted(self, name: str) -> Any:
+        """What an earlier attempt has noted; None: nothing."""
+        file = self.stages / f"{name}.json"
+        with or_again(file):
+            return read_sealed(file) if file.is_file() else None
 
-    def facts(self, name: str, make: Callable[[], Any]) -> Any:
-        """As `stage`, without a net."""
-        file = self.folder / "stages" / f"{name}.json"
-        if file.is_file():
-            try:
-                return read_sealed(file)
-            except (OSError, ValueError) as error:
-                _tell(f"{file}: cannot be read, made again ({error})")
-        write_sealed(file, make())
-        return read_sealed(file)
-
-    def publish(self, record: dict) -> None:
-        """Among the results of the papers' rows."""
-        write_json(self.published, record)
+    def note(self, name: str, facts: Any) -> Any:
+        """-> them, as `noted` will have them"""
+        write_sealed(self.stages / f"{name}.json", facts)
+        return read_sealed(self.stages / f"{name}.json")
 
     def serve(self, record: dict, row: str | None) -> dict:
         """The record of this finished run, for a row of a paper: published under its name if it is not yet."""
-        if (self.folder / "stages").exists():
-            self._tidy()
+        if self.stages.exists():                                  # it was killed right after its record
+            with suppress(OSError, NotImplementedError), FileLock(self.folder / "lock", timeout=0):   # held: not ours
+                shutil.rmtree(self.stages, ignore_errors=True)
         if row and not self.is_published():                       # it ran under another name, or elsewhere
-            record = {**record, "experiment": row, "claim": self.config["claim"]}
-            self.publish(record)
+            record = {**record, "experiment": row, "control": self.control, "claim": self.claim}
+            write_json(self.published, record)
         return record
 
-    def _tidy(self) -> None:
-        """Removes what a finished run has no use for: an attempt killed right after its record leaves its stages."""
-        with suppress(Timeout, UserError), _locked(self.folder, f"run {self.key}", wait=False):   # held: not ours now
-            shutil.rmtree(self.folder / "stages", ignore_errors=True)
-
     def finish(self, record: dict, net: nn.Module) -> None:
-        reprune.save(net, self.net_file)
+        """Writes net and record, also among the results if it is a row of a paper."""
+        if record["experiment"]:
+            write_json(self.published, record)
+        reprune.save(net, self.folder / "net.safetensors")
         write_json(self.record_file, record)                      # last: its presence = finished
-        shutil.rmtree(self.folder / "stages", ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, what: str, wait: bool = True) -> Iterator[None]:
-    """One process at a time in `folder`, also of several machines that share it: flock, which Linux carries over NFS
-    (not every cluster's file system has it switched on). The system frees the lock of a process that dies; the file
-    `lock` stays and means nothing by itself. Raises Timeout if it is taken and wait=False."""
-    lock = FileLock(folder / "lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise
-            print(f"{what}: another process is at it, waiting", flush=True)
-            lock.acquire()
-    except Timeout:
-        raise
-    except (OSError, NotImplementedError) as error:
-        raise UserError(f"{lock.lock_file}: cannot be locked ({getattr(error, 'strerror', None) or error}): {GO_ON}"
-                        ) from error
-    try:
-        _remove(leftovers(folder))
-        yield
-    finally:
-        lock.release()
-
-
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
-
-
-@cache
-def _tell(line: str) -> None:
-    """Once per process: a damaged file is looked at more than once."""
-    print(line, flush=True)
-
-
-def _remembered(net_file: Path, facts_file: Path, unfinished: Path, make: Make) -> tuple[nn.Module, dict]:
-    """What `make` made, from the files it was saved to: the same for whoever made it and whoever finds it."""
-    if facts_file.is_file():
-        try:
-            facts = read_sealed(facts_file, net_file)
-            net = reprune.load(net_file)
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)                # of one that was killed right after
-            return net, facts
-        except (UserError, OSError, ValueError) as error:
-            print(f"{net_file}: cannot be read, made again ({error})")
-    if unfinished.is_file() and not intact(unfinished):
-        print(f"{unfinished}: cannot be read, its stage starts again")
-        unfinished.unlink()
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    net, facts = make(unfinished)
-    reprune.save(net, net_file)
-    write_sealed(facts_file, facts, net_file)                     # last: its presence = finished
-    unfinished.unlink(missing_ok=True)
-    return reprune.load(net_file), read_sealed(facts_file, net_file)
+        shutil.rmtree(self.stages, ignore_errors=True)

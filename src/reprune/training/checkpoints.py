@@ -118,7 +118,7 @@ def _orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def spent(checkpoint: Path) -> float:
+def spent(checkpoint: Path | None) -> float:
     """Seconds that earlier attempts have put into a stage; 0 where they left nothing to go on from."""
     try:
         return _content(checkpoint)["callbacks"][Unfinished.__qualname__]["seconds"]

@@ -1,9 +1,10 @@
-"""Training: one LightningModule for every stage of a run, and the callback that silences filters while it trains."""
+"""Training: one LightningModule for every stage of a run, and the function that trains a net by a part of a recipe."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,21 +22,18 @@ from torch import Tensor, nn
 
 from reprune.data import Data
 from reprune.errors import UserError
-from reprune.pruning.probe import Probe, evaluate
-from reprune.pruning.sockets import Method, Penalty, Step
-from reprune.structure.surgery import zero_filters
-from reprune.training.checkpoints import Unfinished, WholeFile, remember
+from reprune.pruning.sockets import Penalty, Step
+from reprune.training.callbacks import TrainingCurve
+from reprune.training.checkpoints import Unfinished, WholeFile, remember, spent
 from reprune.training.replay import NotRecordable, Recorder, Replay, Terms, Timeless
 from reprune.training.speed import Compiled, fused, recorder
 
 for library in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(library).setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", ".*does not have many workers.*")
-warnings.filterwarnings("ignore", ".*LeafSpec.*")
-warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
-warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")          # no image is held out
-warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-warnings.filterwarnings("ignore", ".*`srun` command is available.*")
+for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*have no `val_dataloader`.*",
+                "Total length of .* across ranks is zero",        # no image is held out
+                ".*smaller than the logging interval.*", ".*`srun` command is available.*"):
+    warnings.filterwarnings("ignore", message)
 
 
 class Classifier(pl.LightningModule):
@@ -127,6 +125,11 @@ class Classifier(pl.LightningModule):
             self.log(f"{self.stage}/{name}", total / self.seen, prog_bar="top1" in name,
                      sync_dist=self.trainer.world_size > 1)
 
+    def means(self) -> dict[str, Tensor]:
+        """Of this epoch so far, over all processes: each must ask."""
+        return {name: self.trainer.strategy.reduce(total / self.seen, reduce_op="mean")
+                for name, total in self.sums.items()}
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["curve"] = {"sums": self.sums, "seen": self.seen}
 
@@ -135,8 +138,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.net.parameters(), **fused(self._optimizer, self.device.type))
-        return {"optimizer": optimizer,
-                **({"lr_scheduler": self._scheduler(optimizer)} if self._scheduler is not None else {})}
+        return [optimizer], [] if self._scheduler is None else [self._scheduler(optimizer)]
 
     def _add(self, means: Mapping[str, Tensor], images: int) -> None:
         """To the curve of this epoch. Not through self.log, which costs more per step and is not in a checkpoint."""
@@ -161,74 +163,33 @@ class Loaders(pl.LightningDataModule):
         return self.data.val(self.recipe.eval_batch_size, self.where) if len(self.data.parts.val) else []
 
 
-class PruningCallback(pl.Callback):
-    """Silences filters on the method's schedule: their weights are set to zero in place, shapes stay, gradients are not
-    masked, so a filter can come back (He et al. 2018). Before training and after every `every`-th epoch."""
-
-    def __init__(self, method: Method, probe: Callable[[nn.Module], Probe], every: int = 1):
-        self.method, self.probe, self.every = method, probe, every
-
-    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
-        if trainer.global_step == 0:                              # not where a stage goes on
-            self.silence(module.net)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        if (trainer.current_epoch + 1) % self.every == 0 or trainer.current_epoch + 1 == trainer.max_epochs:
-            self.silence(module.net)
-
-    def silence(self, net: nn.Module) -> None:
-        probe = self.probe(net)
-        zero_filters(net, self.method.allocation(self.method.criterion(probe.groups, probe), probe))
-
-
-class TrainingCurve(pl.Callback):
-    """Means of every epoch for the record, whichever logger is chosen: loss, penalties, top-1 on the training images
-    and on those held out of them. {name: a number per epoch}"""
-
-    def __init__(self) -> None:
-        self.means: dict[str, list[float]] = {}
-
-    def state_dict(self) -> dict:
-        return {"means": self.means}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.means = {name: list(values) for name, values in state["means"].items()}
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        means = {name: trainer.strategy.reduce(total / module.seen, reduce_op="mean")
-                 for name, total in module.sums.items()}
-        if (held_out := trainer.callback_metrics.get(f"{module.stage}/val_top1")) is not None:
-            means["val_top1"] = held_out
-        for name, value in means.items():
-            self.means.setdefault(name, []).append(float(f"{value.item():.5g}"))
-
-
-class TestCurve(pl.Callback):
-    """Top-1 on the test set after every epoch: only to record the best epoch beside the last one, as some papers report
-    it. Nothing is selected by it."""
-
-    def __init__(self, data: Data, cfg: DictConfig):
-        self.data, self.cfg, self.top1 = data, cfg, []
-
-    def state_dict(self) -> dict:
-        return {"top1": self.top1}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.top1 = list(state["top1"])
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        loader = self.data.test(self.cfg.recipe.eval_batch_size, device(self.cfg))
-        self.top1.append(round(evaluate(module.net, loader)[1], 4))
-
-
 def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, epochs: int | None = None,
         penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None,
-        callbacks: Sequence[pl.Callback] = (), logger: Any = False, unfinished: Path | None = None) -> int:
-    """Trains `net` in place by one part (baseline, sparse, between, recover) of the recipe. -> epochs run
+        callbacks: Sequence[pl.Callback] = (), logger: Any = False, unfinished: Path | None = None) -> dict[str, Any]:
+    """Trains `net` in place by one part (baseline, sparse, between, recover) of the recipe. -> facts: the epochs run,
+    their curve, the seconds they took, and how many of these `earlier` attempts took, which were cut off
 
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
     unfinished: where it leaves checkpoints, and goes on from the one an earlier attempt has left.
     """
+    epochs, recipe, seed = planned(cfg, part, epochs), cfg.recipe[part], derive(cfg.seed, stage)
+    curve, earlier, started = TrainingCurve(), spent(unfinished), time.perf_counter()
+    if epochs > 0:
+        with seeded(cfg.seed, stage):
+            if recipe.get("from_scratch"):
+                reset(net)
+            net.train()                                           # Lightning keeps the mode it finds
+            module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties,
+                                teacher, seed, whole=cfg.recipe.batch_size, recorder=recorder(cfg, device(cfg)),
+                                compiled=Compiled(net) if cfg.speed.compile else None)
+            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [curve, *callbacks], logger, unfinished)
+        net.to(device(cfg)).zero_grad()                           # gradients would be kept, and saved, for nothing
+    seconds = earlier + time.perf_counter() - started
+    return {"epochs": epochs, "curve": curve.means, "seconds": seconds, "earlier": earlier}
+
+
+def planned(cfg: DictConfig, part: str, epochs: int | None) -> int:
+    """How many epochs: as many as the recipe says, where a round says nothing else."""
     recipe = cfg.recipe[part]
     if recipe is None:
         raise UserError(f"recipe {cfg.recipe.name!r} has no {part} part, which method {cfg.method.name!r} needs: "
@@ -236,33 +197,25 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
     epochs = recipe.epochs if epochs is None else epochs
     if epochs < 0:
         raise UserError(f"recipe.{part}.epochs must be at least 0, got {epochs}")
-    if epochs == 0:
-        return 0
-    where = device(cfg)
-    with seeded(cfg.seed, stage):
-        if recipe.get("from_scratch"):
-            reset(net)
-        net.train()                                               # Lightning keeps the mode it finds
-        module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties, teacher,
-                            derive(cfg.seed, stage), whole=cfg.recipe.batch_size, recorder=recorder(cfg, where),
-                            compiled=Compiled(net) if cfg.speed.compile else None)
-        loaders = Loaders(data, cfg, derive(cfg.seed, stage))
-        going_on = unfinished is not None and unfinished.is_file()       # the store has looked whether it is whole
-        saving = [Unfinished(unfinished)] if unfinished is not None else []
-        together = where == "cuda" and cfg.trainer.get("sync_batchnorm", False)
-        trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving],
-                              sync_batchnorm=together,
-                              plugins=[LightningEnvironment(),    # a job of a cluster is one process to Lightning too
-                                       WholeFile()])
-        print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}" + ", going on where it was cut off" * going_on)
-        try:
-            trainer.fit(module, loaders, ckpt_path=unfinished if going_on else None)
-        except SystemExit as end:                                 # what Lightning makes of an interrupt
-            raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
-        if trainer.world_size > 1 and unfinished is not None:
-            remember(callbacks, unfinished)
-    net.to(where).zero_grad()                                     # gradients would be kept, and saved, for nothing
     return epochs
+
+
+def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epochs: int,
+          callbacks: Sequence[pl.Callback], logger: Any, unfinished: Path | None) -> None:
+    """By Lightning, from the checkpoint on if there is one."""
+    saving = [] if unfinished is None else [Unfinished(unfinished)]
+    going_on = bool(saving) and unfinished.is_file()              # the store has looked whether it is whole
+    trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving],
+                          sync_batchnorm=device(cfg) == "cuda" and cfg.trainer.get("sync_batchnorm", False),
+                          plugins=[LightningEnvironment(),        # a job of a cluster is one process to Lightning too
+                                   WholeFile()])
+    print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}" + ", going on where it was cut off" * going_on)
+    try:
+        trainer.fit(module, loaders, ckpt_path=unfinished if going_on else None)
+    except SystemExit as end:                                     # what Lightning makes of an interrupt
+        raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
+    if trainer.world_size > 1 and saving:
+        remember(callbacks, unfinished)
 
 
 def reset(net: nn.Module) -> None:

@@ -1,0 +1,80 @@
+"""What happens beside the steps of a stage: filters are silenced, curves are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+from torch import nn
+
+from reprune.data import Data
+from reprune.pruning.probe import Probe, evaluate
+from reprune.pruning.sockets import Method
+from reprune.structure.surgery import zero_filters
+
+if TYPE_CHECKING:
+    from reprune.training.classifier import Classifier
+
+
+class PruningCallback(pl.Callback):
+    """Silences filters on the method's schedule: their weights are set to zero in place, shapes stay, gradients are not
+    masked, so a filter can come back (He et al. 2018). Before training and after every `silence_every`-th epoch.
+
+    view: what a `Probe` has beside the net.
+    """
+
+    def __init__(self, method: Method, view: Mapping[str, Any]):
+        self.method, self.view = method, view
+
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+        if trainer.global_step == 0:                              # not where a stage goes on
+            self.silence(module.net)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        done = trainer.current_epoch + 1
+        if done % self.method.silence_every == 0 or done == trainer.max_epochs:
+            self.silence(module.net)
+
+    def silence(self, net: nn.Module) -> None:
+        probe = Probe(net, **self.view)
+        zero_filters(net, self.method.allocation(self.method.criterion(probe.groups, probe), probe))
+
+
+class TrainingCurve(pl.Callback):
+    """Means of every epoch for the record, whichever logger is chosen: loss, penalties, top-1 on the training images
+    and on those held out of them. {name: a number per epoch}"""
+
+    def __init__(self) -> None:
+        self.means: dict[str, list[float]] = {}
+
+    def state_dict(self) -> dict:
+        return {"means": self.means}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.means = {name: list(values) for name, values in state["means"].items()}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        means = module.means()
+        if (held_out := trainer.callback_metrics.get(f"{module.stage}/val_top1")) is not None:
+            means["val_top1"] = held_out
+        for name, value in means.items():
+            self.means.setdefault(name, []).append(float(f"{value.item():.5g}"))
+
+
+class TestCurve(pl.Callback):
+    """Top-1 on the test set after every epoch: only to record the best epoch beside the last one, as some papers report
+    it. Nothing is selected by it."""
+
+    def __init__(self, data: Data, batch_size: int):
+        self.data, self.batch_size, self.top1 = data, batch_size, []
+
+    def state_dict(self) -> dict:
+        return {"top1": self.top1}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.top1 = list(state["top1"])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        loader = self.data.test(self.batch_size, module.device.type)
+        self.top1.append(round(evaluate(module.net, loader)[1], 4))
