@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from safetensors.torch import load_file
 from test_resume import result
 
+from reprune.__main__ import main
 from reprune.pipeline import run
 from reprune.runs.compose import Composer
 from reprune.runs.store import Store, write_json
@@ -226,6 +227,6 @@ def test_status_gives_the_key_of_one_run_and_lists_of_many_what_to_look_at(root,
 
 def test_status_refuses_what_does_not_compose(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
-    assert status.main(["method=nonsense"]) == 1
+    assert main(["status", "method=nonsense"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error:") and "nonsense" in error and error.count("\n") == 1

@@ -124,13 +124,11 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     try:
         value = objective(run(cfg), cfg.search.macs)
     except Exception as error:
-        line = user_error(error)                                  # Hydra and Lightning wrap what a method raises
+        line, what = told(error), " ".join(HydraConfig.get().overrides.task)
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            if line:
+            if user_error(error):                                 # Hydra and Lightning wrap what a method raises
                 raise SystemExit(f"error: {line}") from None
             raise
-        line = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        what = " ".join(HydraConfig.get().overrides.task)
         print(f"error: {line}\n  in: {what}", file=sys.stderr)
         content = {"sweep": os.environ.get(SWEEP), "overrides": what, "error": line,
                    "traceback": traceback.format_exc(), "when": datetime.now(UTC).isoformat("T", "seconds")}
@@ -144,6 +142,11 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     with suppress(OSError):                                       # a finished cell, on a disk that is read-only
         note.unlink(missing_ok=True)
     return value
+
+
+def told(error: Exception) -> str:
+    """In one line."""
+    return user_error(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def objective(record: dict, macs: float | None = None) -> float:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
+from unittest import mock
 
 from filelock import FileLock, Timeout
 from hydra import initialize_config_dir
@@ -29,66 +30,29 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from tabulate import tabulate
 
-from reprune.errors import UserError, user_error
+from reprune.errors import UserError
 from reprune.runs.compose import Composer, outside_of_jobs
 from reprune.runs.store import Store, baseline_key
-from reprune.sweeps.cells import expand
+from reprune.sweeps.cells import expand, told
 
+DONE, RUNNING, FAILED, CUT_OFF, MISSING = "done", "running", "failed", "cut off", "missing"
 LONG = 40                               # cells: more are not listed one by one
 
 
-@dataclass
-class Cell:
-    """One run of a sweep."""
-
-    what: list[str]         # its overrides
-    kind: tuple = ()        # runs of a kind take about as long
-    key: str = ""
-    baseline: Path | None = None        # the folder it is in; None: not trained here
-    state: str = "missing"
-    seconds: float | None = None
-    note: str = ""
-
-
-def cells(overrides: list[str], root: Path) -> Iterator[Cell]:
-    """The runs that `python run.py -m OVERRIDES` consists of. Raises UserError for overrides that do not compose."""
-    os.environ.setdefault("REPRUNE_ROOT", str(root))
-    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        try:
-            parsed = OverridesParser.create(loader).parse_overrides(expand(overrides, root))
-            compose = Composer(loader)
-            for one in BasicSweeper.split_arguments(parsed, None)[0]:
-                yield look(compose(one), one)
-        except (HydraException, ValueError) as error:             # ValueError: method=3
-            raise UserError(" ".join(str(error).split())) from error
+def state(store: Store) -> tuple[str, str]:
+    """What the files of a run say: DONE, ..., or MISSING; and how far it is, or why it has failed."""
+    note = store.root / "failed" / f"{store.key}.json"
+    if store.finished():
+        return DONE, ""
+    if locked(store.folder / "lock"):
+        return RUNNING, stage(store)
+    if note.is_file():
+        return FAILED, error_in(note)
+    return (CUT_OFF, stage(store)) if (store.folder / "stages").is_dir() else (MISSING, "")
 
 
-def look(cfg: DictConfig, what: list[str]) -> Cell:
-    """What the files of one run say."""
-    cell = Cell(what)
-    try:
-        with outside_of_jobs():
-            store = Store(cfg)
-            cell.kind = (cfg.method.name, cfg.model.name, cfg.dataset.name, cfg.recipe.name)
-            given = cfg.model.weights
-    except Exception as error:                                    # a run of it would fail in the same way
-        cell.state, cell.note = "failed", user_error(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return cell
-    cell.key, failed = store.key, store.root / "failed" / f"{store.key}.json"
-    cell.baseline = store.root / "baselines" / baseline_key(store.config) if not given else None
-    if record := store.finished():
-        cell.state, cell.seconds = "done", sum(record["seconds"].values())
-    elif running(store.folder / "lock"):
-        cell.state, cell.note = "running", stage(store, cell.baseline)
-    elif failed.is_file():
-        cell.state, cell.note = "failed", error_in(failed)
-    elif (store.folder / "stages").is_dir():
-        cell.state, cell.note = "cut off", stage(store, cell.baseline)
-    return cell
-
-
-def running(lock: Path) -> bool:
+def locked(lock: Path) -> bool:
+    """By a process that lives."""
     if not lock.is_file():
         return False
     try:
@@ -100,9 +64,10 @@ def running(lock: Path) -> bool:
         return False
 
 
-def stage(store: Store, baseline: Path | None) -> str:
+def stage(store: Store) -> str:
     """How far a run is that has not ended: what it has written last."""
-    if baseline is not None and not trained(baseline):
+    net = baseline(store)
+    if net is not None and not trained(net):
         return "baseline"
     files = [f for f in (store.folder / "stages").glob("[!.]*") if f.is_file()]
     if not files:
@@ -118,27 +83,77 @@ def error_in(note: Path) -> str:
         return f"{note} cannot be read"
 
 
+def baseline(store: Store) -> Path | None:
+    """The folder of the net that a run prunes; None: its weights are given."""
+    given = store.config["model"].get("weights")
+    return None if given else store.root / "baselines" / baseline_key(store.config)
+
+
+def trained(baseline: Path) -> bool:
+    return (baseline / "baseline.json").is_file()
+
+
+@dataclass
+class Cell:
+    """One run of a sweep."""
+
+    what: list[str]                     # its overrides
+    state: str
+    note: str
+    key: str = ""
+    baseline: Path | None = None
+    kind: tuple = ()                    # runs of a kind take about as long
+    seconds: float | None = None        # that it took
+
+
+def look(cfg: DictConfig, what: list[str]) -> Cell:
+    try:
+        store, kind = Store(cfg), tuple(cfg[part].name for part in ("method", "model", "dataset", "recipe"))
+    except Exception as error:                                    # a run of it would fail in the same way
+        return Cell(what, FAILED, told(error))
+    says, note = state(store)
+    seconds = sum(store.finished()["seconds"].values()) if says == DONE else None
+    return Cell(what, says, note, store.key, baseline(store), kind, seconds)
+
+
+@contextmanager
+def composing(root: Path) -> Iterator[Composer]:
+    """Makes the configs of a checkout, outside of its command and its jobs."""
+    with (mock.patch.dict(os.environ, REPRUNE_ROOT=str(root)), outside_of_jobs(),
+          initialize_config_dir(str(root.resolve() / "conf"), version_base="1.3")):
+        yield Composer(GlobalHydra.instance().config_loader())
+
+
+def cells(overrides: list[str], root: Path) -> list[Cell]:
+    """The runs that `python run.py -m OVERRIDES` consists of. Raises UserError for overrides that do not compose."""
+    with composing(root) as compose:
+        try:
+            parsed = OverridesParser.create(compose.loader).parse_overrides(expand(overrides, root))
+            return [look(compose(one), one) for one in BasicSweeper.split_arguments(parsed, None)[0]]
+        except (HydraException, ValueError) as error:             # ValueError: method=3
+            raise UserError(" ".join(str(error).split())) from error
+
+
 def left(found: list[Cell]) -> float | None:
     """Seconds, if all cells that are not done take as long as done ones of their kind (or of any, where none is)."""
-    done = [c for c in found if c.state == "done"]
+    done = [c for c in found if c.state == DONE]
     if not done:
         return None
     return sum(mean([d.seconds for d in done if d.kind == c.kind] or [d.seconds for d in done])
-               for c in found if c.state != "done")
+               for c in found if c.state != DONE)
 
 
 def listed(found: list[Cell], everything: bool) -> list[Cell]:
     """The cells to show: of many, those that someone may have to look at, and every error once."""
     if everything or len(found) <= LONG:
         return found
-    errors = Counter(c.note for c in found if c.state == "failed")
+    errors = Counter(c.note for c in found if c.state == FAILED)
     shown = []
     for cell in found:
-        if cell.state in ("running", "cut off"):
+        if cell.state in (RUNNING, CUT_OFF):
             shown.append(cell)
-        elif cell.state == "failed" and (times := errors.pop(cell.note, 0)):
-            cell.note += f" ({times} cells)" * (times > 1)
-            shown.append(cell)
+        elif cell.state == FAILED and (times := errors.pop(cell.note, 0)):
+            shown.append(replace(cell, note=cell.note + f" ({times} cells)" * (times > 1)))
     return shown
 
 
@@ -165,22 +180,13 @@ def show_one(cell: Cell) -> None:
     print("  ".join(filter(None, [f"state     {cell.state}", minutes, cell.note])))
 
 
-def trained(baseline: Path) -> bool:
-    return (baseline / "baseline.json").is_file()
-
-
-def main(argv: list[str] | None = None) -> int:
-    given = sys.argv[1:] if argv is None else argv
-    if set(given) & {"-h", "--help"}:
+def main(argv: Sequence[str]) -> int:
+    if {"-h", "--help"} & set(argv):
         print(__doc__)
         return 0
-    try:
-        found = list(cells([o for o in given if o not in ("-m", "--multirun", "--all")], Path.cwd()))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    found = cells([o for o in argv if o not in ("-m", "--multirun", "--all")], Path.cwd())
     if len(found) == 1:
         show_one(*found)
     elif found:
-        show(found, "--all" in given)
-    return int(any(cell.state == "failed" for cell in found))
+        show(found, "--all" in argv)
+    return int(any(cell.state == FAILED for cell in found))
