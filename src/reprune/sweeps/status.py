@@ -2,7 +2,7 @@
 
     python -m reprune status [--all] [the overrides of a sweep]
     python -m reprune status experiments='glob(li2017/*)' seed=0,1,2
-    python -m reprune status method=l1                  # one run: its key, and the key of its baseline
+    python -m reprune status method=l1                  # one run: its key, the key of its baseline, its state
 
 It takes the overrides of `python run.py -m ...` and runs nothing. A key names a folder: <output_dir>/<key> of a run,
 <output_dir>/baselines/<key> of a baseline. Of a long sweep it lists what is running, cut off or failed (one cell per
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from unittest import mock
@@ -83,6 +85,16 @@ def error_in(note: Path) -> str:
         return f"{note} cannot be read"
 
 
+def last_line(log: Path, status: int) -> str:
+    """Why a run has failed, as far as its output says."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]]
+    said = [line for line in lines if line and "HYDRA_FULL_ERROR" not in line]
+    errors = [line for line in said if re.match(r"error: |[\w.]+(Error|Exception|Interrupt)\b", line)]
+    return (errors or said or [f"exit status {status}"])[-1]
+
+
 def baseline(store: Store) -> Path | None:
     """The folder of the net that a run prunes; None: its weights are given."""
     given = store.config["model"].get("weights")
@@ -93,7 +105,7 @@ def trained(baseline: Path) -> bool:
     return (baseline / "baseline.json").is_file()
 
 
-@dataclass
+@dataclass(eq=False)
 class Cell:
     """One run of a sweep."""
 
@@ -134,59 +146,40 @@ def cells(overrides: list[str], root: Path) -> list[Cell]:
             raise UserError(" ".join(str(error).split())) from error
 
 
-def left(found: list[Cell]) -> float | None:
+def left(found: list[Cell]) -> float:
     """Seconds, if all cells that are not done take as long as done ones of their kind (or of any, where none is)."""
     done = [c for c in found if c.state == DONE]
-    if not done:
-        return None
     return sum(mean([d.seconds for d in done if d.kind == c.kind] or [d.seconds for d in done])
-               for c in found if c.state != DONE)
+               for c in found if c.state != DONE and done)
 
 
-def listed(found: list[Cell], everything: bool) -> list[Cell]:
-    """The cells to show: of many, those that someone may have to look at, and every error once."""
-    if everything or len(found) <= LONG:
-        return found
-    errors = Counter(c.note for c in found if c.state == FAILED)
-    shown = []
-    for cell in found:
-        if cell.state in (RUNNING, CUT_OFF):
-            shown.append(cell)
-        elif cell.state == FAILED and (times := errors.pop(cell.note, 0)):
-            shown.append(replace(cell, note=cell.note + f" ({times} cells)" * (times > 1)))
-    return shown
+def notable(found: list[Cell]) -> list[Cell]:
+    """The cells that someone may have to look at, and every error once."""
+    failed = Counter(c.note for c in found if c.state == FAILED)
+    first = {c.note: c for c in reversed(found) if c.state == FAILED}
+    for note, cell in first.items():
+        cell.note += f" ({failed[note]} cells)" * (failed[note] > 1)
+    return [c for c in found if c.state in (RUNNING, CUT_OFF) or c in first.values()]
 
 
 def show(found: list[Cell], everything: bool) -> None:
     common = set.intersection(*(set(c.what) for c in found))
-    rows = [(c.key, c.state, "" if c.seconds is None else f"{c.seconds / 60:.1f}",
+    rows = [(c.key, c.baseline and c.baseline.name, c.state, c.seconds and f"{c.seconds / 60:.1f}",
              "\n".join(filter(None, [" ".join(w for w in c.what if w not in common), c.note])))
-            for c in listed(found, everything)]
+            for c in (found if everything or len(found) <= LONG else notable(found))]
     if rows:
-        print(tabulate(rows, ("key", "state", "minutes", "cell"), "plain", disable_numparse=True) + "\n")
+        print(tabulate(rows, ("key", "baseline", "state", "minutes", "cell"), "plain", disable_numparse=True) + "\n")
     baselines = {c.baseline for c in found if c.baseline is not None}
-    spent, rest = sum(c.seconds or 0 for c in found), left(found)
     counts = ", ".join(f"{n} {state}" for state, n in Counter(c.state for c in found).items())
-    there = f"{sum(map(trained, baselines))} of {len(baselines)} baselines trained"
-    print(f"{len(found)} cells: {counts}; {there}; {spent / 60:.1f} minutes spent" + (
-        f", about {rest / 60:.1f} left, one by one" if rest else ""))
-
-
-def show_one(cell: Cell) -> None:
-    minutes = "" if cell.seconds is None else f"{cell.seconds / 60:.1f} minutes"
-    print(f"key       {cell.key}")
-    if cell.baseline is not None:
-        print(f"baseline  {cell.baseline.name}  {'trained' if trained(cell.baseline) else 'missing'}")
-    print("  ".join(filter(None, [f"state     {cell.state}", minutes, cell.note])))
+    print(f"{len(found)} cells: {counts}; {sum(map(trained, baselines))} of {len(baselines)} baselines trained; "
+          f"{sum(c.seconds or 0 for c in found) / 60:.1f} minutes spent"
+          + (f", about {rest / 60:.1f} left, one by one" if (rest := left(found)) else ""))
 
 
 def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(__doc__)
         return 0
-    found = cells([o for o in argv if o not in ("-m", "--multirun", "--all")], Path.cwd())
-    if len(found) == 1:
-        show_one(*found)
-    elif found:
+    if found := cells([o for o in argv if o not in ("-m", "--multirun", "--all")], Path.cwd()):
         show(found, "--all" in argv)
     return int(any(cell.state == FAILED for cell in found))
