@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,12 @@ from conftest import EPOCHS, ROOT, TINY
 from safetensors.torch import load_file
 from test_resume import result
 
+from reprune.__main__ import main
 from reprune.errors import UserError
+from reprune.files import write_tar
 from reprune.pipeline import run
-from reprune.sweeps.bundle import SPARED, pack, packages, write_tar
-from reprune.sweeps.campaign import Job, find, order
-from reprune.sweeps.running import Campaign
-from reprune.sweeps.throughput import Throughput
+from reprune.sweeps.campaign import Job, Throughput, find, order
+from reprune.sweeps.campaign_runs import Campaign, arguments, pack, packages
 
 ROW = """\
 # @package _global_
@@ -37,8 +38,11 @@ method: {{allocation: {{rate: {rate}}}}}
 recipe: {{paper_epochs: {{baseline: 1, sparse: 0, recover: {paper}}}, baseline: {{epochs: 1}}, recover: {{epochs: 1}}}}
 """
 CLAIM = "claim: {baseline: 93.04, pruned: 93.06, source: Table 1, provenance: paper}\n"
-ROWS = {"A": ("l1", 0.5, 1, CLAIM), "A-random": ("random", 0.5, 1, ""), "short": ("l1", 0.25, 40, CLAIM),
+ROWS = {"A": ("l1", 0.5, 1, CLAIM), "short": ("l1", 0.25, 40, CLAIM),
         "own": ("l1std", 0.5, 1, ""), "1-percent": ("l1", 0.01, 1, "")}       # of so few filters, 1 % is none
+CONTROLS = {name: "# @package _global_\ndefaults: [override /method: " + name + "]\n" for name in ("random", "l1")}
+CONTROLS["scratch"] = "# @package _global_\nrecipe: {recover: {from_scratch: true}}\n"
+SPARED = ["wandb", "duckdb", "matplotlib"]
 SMALL = [o for o in TINY if not o.startswith("model=")]
 
 
@@ -51,46 +55,60 @@ def project(tmp_path, monkeypatch):
     for name, (method, rate, paper, claim) in ROWS.items():
         text = ROW.format(title=f"Row {name}", name=name, method=method, rate=rate, paper=paper) + claim
         (folder / f"experiments/some2020/{name}.yaml").write_text(text)
-    for name in ("run.py", "pyproject.toml", "experiments/campaign.py"):
+    for name in ("run.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "conf", folder / "conf")
+    if not (folder / "conf/control").exists():
+        (folder / "conf/control").mkdir()
+        for name, text in CONTROLS.items():
+            (folder / f"conf/control/{name}.yaml").write_text(text)
+        config = (folder / "conf/config.yaml").read_text()
+        (folder / "conf/config.yaml").write_text(config.replace("  - override", "  - control: null\n  - override", 1))
     (folder / "src").symlink_to(ROOT / "src")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return folder
 
 
-def arguments(root, *argv):
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("campaign_command", root / "experiments/campaign.py")
-    command = module_from_spec(spec)
-    spec.loader.exec_module(command)
-    return command.arguments([*argv])
-
-
 def campaign(root, *argv):
-    return Campaign(root, arguments(root, "--minutes", "9", *argv), time.monotonic())
+    return Campaign(root, arguments(["--minutes", "9", *argv]), time.monotonic())
 
 
-SECONDS = {"A": 50, "A-random": 40, "short": 10, "own": 5, "1-percent": 20}
+SECONDS = {"A": 50, "A control=random": 40, "A control=scratch": 45, "short": 10, "short control=random": 11,
+           "short control=scratch": 12, "own": 5, "1-percent": 20}
 
 
-def planned(jobs, left, seconds=SECONDS):
-    return [(job.row.removeprefix("some2020/"), job.seed)
-            for job in order(jobs, left, lambda job: seconds[job.row.removeprefix("some2020/")])]
+def planned(jobs, left):
+    names = {job: job.name.removeprefix("some2020/") for job in jobs}
+    return [names[job] for job in order(jobs, left, lambda job: SECONDS[names[job].split(" seed")[0]])]
+
+
+def seeds(number, *rows):
+    return [f"{row} seed {number}" for row in rows]
 
 
 def test_claims_come_first_then_their_controls_their_seeds_and_other_rows(project):
     jobs, skipped = find(project, ["*"], [0, 1], ["logger=none"])
-    assert not skipped and {job.row for job in jobs if job.claimed} == {"some2020/A"}      # short: 1 epoch of 40
-    rows = {job.row.removeprefix("some2020/"): job for job in jobs}
-    assert rows["A-random"].controls == {"some2020/A"} and not rows["own"].controls
-    rest = [("own", 0), ("short", 0), ("1-percent", 0), ("own", 1), ("short", 1), ("1-percent", 1)]
-    assert planned(jobs, 60) == [("A", 0), ("A-random", 0), ("A-random", 1), ("A", 1), *rest]
-    late = planned(jobs, 45)                                      # the claim does not fit any more
-    assert late[:4] == [("own", 0), ("short", 0), ("1-percent", 0), ("A-random", 0)]
-    assert late[-2:] == [("A", 0), ("A", 1)]
+    assert not skipped and {job.name for job in jobs if job.claimed} == {"some2020/A seed 0", "some2020/A seed 1"}
+    rest = ["own", "short", "short control=random", "short control=scratch", "1-percent"]      # short: 1 epoch of 40
+    controls = ["A control=random", "A control=scratch"]          # its method is l1, so that control=l1 is itself
+    assert planned(jobs, 60) == [*seeds(0, "A", *controls), *seeds(1, *controls, "A"), *seeds(0, *rest),
+                                 *seeds(1, *rest)]
+    late = ["A control=scratch", "A"]                             # they do not fit any more
+    assert planned(jobs, 42) == [*seeds(0, *rest, controls[0]), *seeds(1, *rest, controls[0]), *seeds(0, *late),
+                                 *seeds(1, *late)]
+
+
+def test_controls_are_those_asked_for_and_one_that_several_rows_share_runs_once(project):
+    same = ROW.format(title="Row other", name="other", method="l1std", rate=0.5, paper=1) + CLAIM
+    (project / "experiments/some2020/other.yaml").write_text(same)
+    names = {"some2020/A seed 0", "some2020/other seed 0"}
+    jobs, _ = find(project, ["some2020/A", "some2020/other"], [0], [], ["random"])
+    assert {job.name for job in jobs} == {*names, "some2020/A control=random seed 0"}
+    assert jobs[1].overrides[:2] == ["experiments=some2020/A", "control=random"]
+    assert jobs[1].controls == {"some2020/A", "some2020/other"}
+    jobs, _ = find(project, ["some2020/A", "some2020/other"], [0], [], [])
+    assert {job.name for job in jobs} == names
 
 
 def test_what_is_half_done_comes_first_and_rows_without_a_record_before_others():
@@ -102,20 +120,21 @@ def test_what_is_half_done_comes_first_and_rows_without_a_record_before_others()
                 setattr(job, name, ("done" if found else job.state) if name == "state" else found)
         return planned(jobs, 60)
 
-    plain = [("own", 0), ("short", 0), ("1-percent", 0), ("own", 1), ("short", 1), ("1-percent", 1)]
-    assert plan() == plain
-    assert plan(begun={("short", 1)})[0] == ("short", 1)
-    assert plan(recorded={("own", 0), ("own", 1)})[:3] == [("short", 0), ("1-percent", 0), ("own", 0)]
-    assert plan(state={("own", 0)}) == [("short", 0), ("1-percent", 0), ("own", 1), ("short", 1), ("1-percent", 1)]
+    rows = ["own", "short", "1-percent"]
+    assert plan() == [*seeds(0, *rows), *seeds(1, *rows)]
+    assert plan(begun={("short", 1)})[0] == "short seed 1"
+    assert plan(recorded={("own", 0), ("own", 1)})[:3] == seeds(0, "short", "1-percent", "own")
+    assert plan(state={("own", 0)}) == [*seeds(0, "short", "1-percent"), *seeds(1, *rows)]
 
 
 @pytest.mark.parametrize(("override", "why"), [
     ("dataset=cifar10", "cifar-10-batches-py is missing"), ("dataset=tinyimagenet", "200/train is missing"),
     ("model.weights=lost.th", "model.weights: no file at"), ("recipe=fast", "Could not find 'recipe/fast'")])
 def test_rows_that_cannot_run_here_are_told_in_one_line(override, why, project, capsys):
-    jobs, skipped = find(project, ["some2020/A*"], [0, 1], [override, f"data_dir={project}/nowhere"])
+    jobs, skipped = find(project, ["some2020/A"], [0, 1], [override, f"data_dir={project}/nowhere"])
     (told, rows), = skipped.items()
-    assert not jobs and why in told and "\n" not in told and rows == ["some2020/A-random", "some2020/A"]
+    assert not jobs and why in told and "\n" not in told
+    assert rows == ["some2020/A", *(f"some2020/A control={name}" for name in ("random", "l1", "scratch"))]
     assert not (project / "nowhere").exists()
     with pytest.raises(UserError, match="no row can run here"):
         campaign(project, override, f"data_dir={project}/nowhere")
@@ -128,24 +147,25 @@ def test_a_pattern_without_a_row_is_named(project):
 
 
 @pytest.mark.parametrize("argv", [["--minutes", "0"], ["--minutes", "1", "--seeds", "x"], ["--minutes", "1", "wrong"],
-                                  ["--minutes", "1", "--at-once", "0"], []])
-def test_bad_arguments_are_told(argv, project, capsys):
+                                  ["--minutes", "1", "--at-once", "0"], ["--minutes", "1", "--seeds", "0,-1"], []])
+def test_bad_arguments_are_told(argv, capsys):
     with pytest.raises(SystemExit):
-        arguments(project, *argv)
+        arguments(argv)
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_time_is_what_runs_of_this_device_took(project):
-    (job,), _ = find(project, ["some2020/A"], [0], ["logger=none"])
-    work = job.work
-    record = {"env": {"device": "cpu", "threads": 1}, "experiment": "other", "config": {"dataset": work.dataset},
-              "baseline": {"macs": work.macs}, "epochs": {"baseline": 1, "sparse": 3, "recover": 1},
+    (job,), _ = find(project, ["some2020/A"], [0], ["logger=none"], controls=[])
+    record = {"env": {"device": "cpu", "threads": 1}, "experiment": "other", "config": job.store.config,
+              "baseline": {"macs": job.macs}, "epochs": {"baseline": 1, "sparse": 3, "recover": 1},
               "seconds": {"baseline": 0.0, "sparse": 30, "recover": 10, "prune": 3, "measure": 4}}
-    took = Throughput({"device": "cpu", "threads": 1}, [job], start=2)
+    took = Throughput([job], threads=1, start=2)
+    guess = took(job)
+    assert guess > 2                                              # nothing has run here: it has timed the net
     took.learn({**record, "env": {"device": "cpu", "threads": 8}})
-    assert not took.rates                                         # another machine
+    assert took(job) == guess                                     # another machine
     took.learn(record)
-    measured = 10 * work.tested / (3 * work.images)               # an epoch took 10 s; its images count three times
+    measured = 10 * job.tested / (3 * job.images)               # an epoch took 10 s; its images count three times
     assert took(job) == pytest.approx(2 + 20 + measured)          # a baseline and a recovery of an epoch each
     took.learn({**record, "experiment": job.row})
     assert took(job) == pytest.approx(2 + 20 + 7)
@@ -155,8 +175,8 @@ def bare_machine(folder: Path) -> Path:
     """A Python that has torch, torchvision, what they need and what a bundle brings; nothing else. -> its executable"""
     venv.create(folder, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")
-    for name in packages(ROOT, without=SPARED):
-        there = importlib.metadata.distribution(name)
+    for package in packages(without=SPARED):
+        there = importlib.metadata.distribution(package.split("==")[0])
         for top in {Path(file).parts[0] for file in there.files if ".." not in Path(file).parts}:
             if not (site / top).exists():
                 (site / top).symlink_to(there.locate_file(top))
@@ -182,14 +202,16 @@ def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_s
     python = bare_machine(tmp_path / "bare")
     absent = f"from importlib.util import find_spec; print(*filter(find_spec, {[*SPARED, 'reprune']}))"
     assert subprocess.run([python, "-c", absent], capture_output=True, text=True, check=True).stdout == "\n"
-    pack(project, tmp_path / "bundle", part=0.25)
-    env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-    subprocess.run(["sh", tmp_path / "bundle/unpack.sh", "there"], cwd=tmp_path, env=env, check=True)
+    assert main(["campaign", "pack", str(tmp_path / "bundle"), "--part", "0.25", "--python", ""]) == 0
+    env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHON": str(python)}
+    said = subprocess.run(["sh", tmp_path / "bundle/unpack.sh", "there"], cwd=tmp_path, env=env, check=True,
+                          capture_output=True, text=True).stdout
+    assert said.startswith("cd there && PYTHONPATH=") and said.endswith("-m reprune campaign --minutes 25\n")
 
-    there, same = tmp_path / "there", ["--seeds", "0", *LONG]
-    command = [python, "experiments/campaign.py", "--minutes", "9", "--rows", "some2020/A,some2020/1-percent"]
-    first = subprocess.Popen([*command, "--out", "brought", *same], cwd=there, env=env, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    there, same = tmp_path / "there", ["--seeds", "0", "--controls", "", *LONG]
+    command = said.replace("--minutes 25\n", "--minutes 9 --rows some2020/A,some2020/1-percent --out brought ")
+    first = subprocess.Popen(["sh", "-c", command.replace("PYTHONPATH", "exec env PYTHONPATH") + shlex.join(same)],
+                             cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     saved = Path("outputs") / whole["key"] / "stages/recovered-0.ckpt"
     wait_for(there / saved)
     first.send_signal(signal.SIGTERM)
@@ -210,11 +232,12 @@ def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_s
         again.stop_at = time.monotonic()
 
     threading.Thread(target=end_early, daemon=True).start()
-    assert again.run(["--minutes", "9"]) == 0 and again.ended[0].state == "stopped"
-    assert "goes on next time" in (said := capsys.readouterr().out) and "campaign.py --minutes 9" in said
+    assert again.run() == 0 and again.ended[0].state == "stopped"
+    assert "goes on next time" in (said := capsys.readouterr().out)
+    assert "next     python -m reprune campaign --minutes 9 --rows some2020/A --seeds 0 --controls '' d" in said
 
     last = campaign(project, "--rows", "some2020/A", "--out", "out", *same)
-    assert last.run([]) == 0 and [job.state for job in last.jobs] == ["done"]
+    assert last.run() == 0 and [job.state for job in last.jobs] == ["done"]
     record = last.jobs[0].store.finished()
     names = ("config", "experiment", "claim", "code", "recipe", "paper_epochs")      # of the row, not of its result
     assert {k: v for k, v in result(record).items() if k not in names} == {
@@ -225,34 +248,46 @@ def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_s
         assert tar.getnames() == [f"results/runs/{whole['key']}.json"]
 
     once = campaign(project, "--rows", "some2020/A", *same)
-    assert once.run([]) == 0 and not once.ended and "1 done before" in capsys.readouterr().out
+    assert once.run() == 0 and not once.ended and "1 done before" in capsys.readouterr().out
 
 
 def test_nothing_begins_when_there_is_no_time(project, capsys):
-    late = campaign(project, "--minutes", "0.01", "--seeds", "0", *LONG)
-    assert late.run([]) == 0 and not late.ended
-    assert "0 done, 0 stopped, 0 failed, 0 done before, 5 not begun" in capsys.readouterr().out
+    late = campaign(project, "--minutes", "0.01", "--seeds", "0", "--rows", "some2020/A,some2020/own", *LONG)
+    assert late.run() == 0 and not late.ended
+    assert "0 done, 0 stopped, 0 failed, 0 done before, 4 not begun" in capsys.readouterr().out
     assert not list(project.glob("outputs/*/stages"))
 
 
-def test_a_bundle_is_cut_into_parts_and_holds_the_project_alone(project, tmp_path):
+def test_a_bundle_is_cut_into_pieces_and_holds_the_project_alone(project, tmp_path, capsys):
     (project / "conf/__pycache__").mkdir()
     (project / "conf/__pycache__/x.pyc").write_text("left behind")
     (extra := tmp_path / "cifar").mkdir()
     (extra / "batch").write_bytes(os.urandom(300_000))
     (tmp_path / "bundle").mkdir()
-    (tmp_path / "bundle/bundle.tar.099").write_text("of an earlier, larger one")
-    said = pack(project, tmp_path / "bundle", part=0.1, also=[extra])
-    parts = sorted((tmp_path / "bundle").glob("bundle.tar.*"))
-    assert len(parts) > 3 and {p.stat().st_size for p in parts[:-1]} == {2**20 // 10}
-    with tarfile.open(fileobj=io.BytesIO(b"".join(p.read_bytes() for p in parts))) as tar:
+    (tmp_path / "bundle/bundle.tar.gz.099").write_text("of an earlier, larger one")
+    pack(tmp_path / "bundle", part=0.1, python="", also=[extra])
+    pieces = sorted((tmp_path / "bundle").glob("bundle.tar.*"))
+    assert len(pieces) > 3 and {p.stat().st_size for p in pieces[:-1]} == {2**20 // 10}
+    assert f"0.10 MiB  {pieces[0]}" in capsys.readouterr().out
+    with tarfile.open(fileobj=io.BytesIO(b"".join(p.read_bytes() for p in pieces))) as tar:
         names = set(tar.getnames())
     some = {"run.py", "conf/config.yaml", "experiments/some2020/A.yaml", "src/reprune/pipeline.py", "cifar/batch"}
     assert some <= names
     assert not [n for n in names if "pycache" in n or "egg-info" in n or n.startswith(("outputs", "/"))]
-    assert all(f"in {p.name}" in said for p in parts) and "0.29  cifar" in said
     with pytest.raises(UserError, match="--also .*lost: there is no such"):
-        pack(project, tmp_path / "bundle", part=1, also=[tmp_path / "lost"])
+        pack(tmp_path / "bundle", part=1, python="", also=[tmp_path / "lost"])
+
+
+@pytest.mark.parametrize("part", [0.001, 1e-9])                   # MiB: a kilobyte, and less than a byte
+def test_many_small_pieces_unpack_in_their_order(part, project, tmp_path):
+    (tmp_path / "images").write_bytes(os.urandom(1_100_000))
+    pack(tmp_path / "bundle", part, python="", also=[tmp_path / "images"])
+    pieces = [*(tmp_path / "bundle").glob("bundle.tar.gz.*")]
+    assert len(pieces) > 1000 and all(piece.stat().st_size for piece in pieces)
+    env = {"PATH": os.environ["PATH"]}
+    subprocess.run(["sh", tmp_path / "bundle/unpack.sh", tmp_path / "there"], env=env, check=True)
+    assert (tmp_path / "there/images").read_bytes() == (tmp_path / "images").read_bytes()
+    assert (tmp_path / "there/run.py").read_bytes() == (project / "run.py").read_bytes()
 
 
 def test_what_does_not_fit_is_left_out_and_named(tmp_path):
@@ -260,15 +295,16 @@ def test_what_does_not_fit_is_left_out_and_named(tmp_path):
     for name, size in (("a", 5000), ("b", 50_000), ("c", 3000)):
         (tmp_path / name).write_bytes(bytes(size))
         files.append((tmp_path / name, name))
-    made, left_out = write_tar(tmp_path / "out", "state.tar", files, part=8000, limit=40_000)
-    assert left_out == ["b"] and sum(file.stat().st_size for file in made) <= 40_000
+    left_out = write_tar(tmp_path / "out", "state.tar", files, part=8000 / 2**20, limit=40_000 / 2**20)
+    made = sorted((tmp_path / "out").iterdir())
+    assert left_out == ["b"] and len(made) > 1 and sum(file.stat().st_size for file in made) <= 40_000
     with tarfile.open(fileobj=io.BytesIO(b"".join(file.read_bytes() for file in made))) as tar:
         assert tar.getnames() == ["a", "c"]
 
 
 def test_the_packages_of_a_bundle_are_those_of_the_project_but_torch():
-    wanted = packages(ROOT)
+    wanted = dict(package.split("==") for package in packages())
     assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "pytorch-lightning", "pymoo"} <= set(wanted)
     assert not set(wanted) & {"torch", "torchvision", "triton", "wandb", "duckdb", "matplotlib", "sympy", "ruff", "ray"}
     assert wanted["omegaconf"] == importlib.metadata.version("omegaconf")
-    assert "scipy" not in packages(ROOT, without=["torch", "SciPy", "scikit_learn", "pymoo"])
+    assert not any("scipy" in package for package in packages(without=["torch", "SciPy", "scikit_learn", "pymoo"]))

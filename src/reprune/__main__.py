@@ -3,10 +3,12 @@
 import sys
 from importlib import import_module
 
+from reprune.errors import UserError
+
 COMMANDS = {                # what it does -> where it lives
-    "status": "sweeps.status:main", "show": "results.show:main", "tables": "results.tables:main",
-    "report": "results.tables:main_report", "figures": "results.figures:main", "dashboard": "results.dashboard:main",
-    "export": "models.export:main"}
+    "status": "sweeps.status:main", "campaign": "sweeps.campaign_runs:main", "show": "results.show:main",
+    "tables": "results.tables:main", "report": "results.tables:main_report", "figures": "results.figures:main",
+    "dashboard": "results.dashboard:main", "export": "models.export:main"}
 
 
 def main(argv: list[str]) -> int:
@@ -14,7 +16,11 @@ def main(argv: list[str]) -> int:
         print(f"usage: python -m reprune {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     module, name = COMMANDS[argv[0]].split(":")
-    return getattr(import_module(f"reprune.{module}"), name)(argv[1:])
+    try:
+        return getattr(import_module(f"reprune.{module}"), name)(argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
+import tarfile
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from safetensors import SafetensorError
 
 from reprune.errors import UserError
 
+MIB = 2**20
 GO_ON = "make room there, or make it writable, and type the same command again: what is done is kept"
 
 
@@ -56,6 +61,37 @@ def leftovers(folder: Path, name: str = "") -> Iterator[Path]:
     yield from folder.glob(f".{name}*.part")
     if not name:
         yield from folder.glob(".tmp??????")                      # safetensors' own
+
+
+def write_tar(folder: Path, name: str, paths: Iterable[tuple[Path, str]], part: float = math.inf,
+              limit: float = math.inf) -> list[str]:
+    """(file or folder, name in the tar) pairs -> pieces NAME.000, ... of `part` MiB (at least 1 KiB), for `cat NAME.*`.
+
+    -> what is left out: files are taken in their order as long as they fit into `limit` MiB in all."""
+    left_out = []
+
+    def take(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if re.search(r"(^|/)(lock|__pycache__|[^/]*\.(egg-info|part))$", info.name):         # of runs, Python, builds
+            return None
+        if tar.offset + info.size > limit * MIB - 2 * tarfile.RECORDSIZE:     # it ends with some empty blocks
+            left_out.append(info.name)
+            return None
+        return info.replace(uid=0, gid=0, uname="", gname="", mtime=int(info.mtime), deep=False)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder) as whole:
+        with tarfile.open(fileobj=whole, mode="w:gz" if name.endswith("gz") else "w", dereference=True) as tar:
+            for path, called in paths:
+                if path.exists():
+                    tar.add(path, called, filter=take)
+        for old in folder.glob(f"{name}.*"):
+            old.unlink()
+        size = max(int(min(part * MIB, whole.tell())), 1024)
+        count = -(-whole.tell() // size)
+        whole.seek(0)
+        for number in range(count):                               # as many digits as the last one has, or 3
+            (folder / f"{name}.{number:0{max(3, len(str(count - 1)))}}").write_bytes(whole.read(size))
+    return left_out
 
 
 def intact(path: Path) -> bool:

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +22,7 @@ from reprune.errors import UserError
 from reprune.files import write_json
 from reprune.results.rows import flat
 from reprune.runs import compose
-from reprune.runs.compose import Composer
+from reprune.runs.compose import composing
 
 Asked = tuple[str, str | None]          # row, control
 
@@ -52,8 +49,7 @@ def compose_rows(root: Path, asked: Iterable[Asked], errors: list[str]) -> dict[
 
 
 def composed(root: Path, missing: list[str], errors: list[str]) -> Iterator[tuple[str, dict]]:
-    with found_in(root), initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
-        composer = Composer(GlobalHydra.instance().config_loader())
+    with composing(root) as composer:
         for what in missing:
             try:
                 config = OmegaConf.to_container(composer(what.split()), resolve=True, throw_on_missing=True)
@@ -76,16 +72,3 @@ def read(kept: Path, everything: str) -> dict[str, dict]:
         if content["everything"] == everything:
             return dict(content["rows"])
     return {}
-
-
-@contextmanager
-def found_in(root: Path) -> Iterator[None]:
-    """conf/config.yaml looks for experiments/ in REPRUNE_ROOT."""
-    before = os.environ.get("REPRUNE_ROOT")
-    os.environ["REPRUNE_ROOT"] = str(root.resolve())
-    try:
-        yield
-    finally:
-        os.environ.pop("REPRUNE_ROOT")
-        if before is not None:
-            os.environ["REPRUNE_ROOT"] = before

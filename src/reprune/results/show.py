@@ -14,8 +14,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,13 +22,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from reprune.errors import UserError
-from reprune.results.compose_rows import found_in
 from reprune.results.lines import averaged
 from reprune.results.records import read_record, run_of
 from reprune.results.render.text import origin, points, stated
 from reprune.results.rows import departures, flat, read_all, read_row
 from reprune.results.verdict import verdict
-from reprune.runs.compose import Composer, outside_of_jobs
+from reprune.runs.compose import composing
 from reprune.runs.store import key_of
 from reprune.schema import STAGES, Claim, Record, Row
 
@@ -128,12 +125,9 @@ def how_to_repeat(record: Record, root: Path) -> list[str]:
 def key_here(record: Record, root: Path) -> str:
     """Of the run that the record's overrides make with the configs below `root`, given the same weights. Nothing is
     imported or run. Raises UserError where they do not compose."""
-    if not (root / "conf" / "config.yaml").is_file():
-        raise UserError(f"no conf/config.yaml in {root.absolute()}: start this where run.py lies")
     try:
-        with found_in(root), initialize_config_dir(str((root / "conf").absolute()), version_base="1.3"), \
-                outside_of_jobs():
-            cfg = Composer(GlobalHydra.instance().config_loader())(record.overrides)
+        with composing(root) as compose:
+            cfg = compose(record.overrides)
             config = OmegaConf.to_container(cfg, resolve=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"it does not compose ({' '.join(str(error).split())})") from error

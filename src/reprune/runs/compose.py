@@ -4,13 +4,16 @@ the same overrides; the overrides that a job was given."""
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
@@ -18,6 +21,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from reprune.errors import UserError
 from reprune.runs.control import settle
 from reprune.runs.store import HERE
 
@@ -69,6 +73,22 @@ class Composer:
         with open_dict(cfg):
             del cfg["hydra"]
         return cfg, row
+
+
+@contextmanager
+def composing(root: Path) -> Iterator[Composer]:
+    """Makes the configs of a checkout, outside of its command and its jobs."""
+    if not (root / "conf" / "config.yaml").is_file():
+        raise UserError(f"no conf/config.yaml in {root.absolute()}: start this where run.py lies")
+    before = os.environ.get("REPRUNE_ROOT")
+    os.environ["REPRUNE_ROOT"] = str(root.resolve())              # where conf/config.yaml finds experiments/
+    try:
+        with outside_of_jobs(), initialize_config_dir(str(root.resolve() / "conf"), version_base="1.3"):
+            yield Composer(GlobalHydra.instance().config_loader())
+    finally:
+        os.environ.pop("REPRUNE_ROOT")
+        if before is not None:
+            os.environ["REPRUNE_ROOT"] = before
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import subprocess
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -75,11 +76,17 @@ def group_norms(probe: Probe) -> dict[str, list[float]]:
 
 def environment(device: str, devices: int = 1) -> dict:
     """What the numbers were made with; devices: as many trained the net together."""
-    packages = ("reprune", "torch", "torchvision", "pytorch-lightning")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: _version(name) for name in ("reprune", "torch", "torchvision", "pytorch-lightning")}
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     return {"git": _git(), **versions, "python": platform.python_version(), "device": device,
             "devices": devices, "device_name": name, "threads": torch.get_num_threads()}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:               # src/ on the path, not installed: a checkout
+        return tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["version"]
 
 
 def _git() -> str | None:

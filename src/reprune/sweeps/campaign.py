@@ -1,239 +1,251 @@
-"""Which runs a campaign may start, what they cost, and in which order they are worth it (experiments/campaign.py).
-
-`order`, of all that is not done yet:
-
-    what is half done
-    claims at the paper's whole recipe, one seed each, if they fit into the time left
-    the controls of these rows, one seed each
-    the missing seeds of both
-    whatever else fits, one seed each; then its missing seeds
-    what does not fit, one seed each, then its missing seeds: it is begun, and goes on the next time
-
-Among equals, rows without any record come before rows with one, and cheap runs before dear ones.
-"""
+"""What a campaign runs next, and how long that takes. Its processes: campaign_runs.py"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
+import math
+import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import torch
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from reprune import models
-from reprune.errors import UserError, user_error
-from reprune.pruning.sockets import Method
-from reprune.results.compose_rows import found_in
-from reprune.results.controls import controls_of
-from reprune.results.rows import departures, flat, read_rows
-from reprune.runs.compose import Composer, outside_of_jobs
-from reprune.runs.store import Store, baseline_key
-from reprune.schema import GROUPS, STAGES, Row
-from reprune.structure.cost import cost
+from reprune.errors import UserError
+from reprune.results.rows import read_rows
+from reprune.runs.compose import composing
+from reprune.runs.store import Store
+from reprune.schema import Row
+from reprune.structure.cost import cost, latency
 from reprune.structure.groups import trace
-from reprune.sweeps.status import running
+from reprune.sweeps.cells import told
+from reprune.sweeps.status import DONE, RUNNING, baseline, state, trained
+from reprune.training.checkpoints import spent
 from reprune.training.classifier import device
 
+CONTROLS = ("random", "l1", "scratch")                  # of a row with a claim: control=NAME
 QUIET = "trainer.enable_progress_bar=false"             # a bar in a log file is noise; no key depends on it
-TODO, DONE, ELSEWHERE = "to do", "done", "running elsewhere"
-WHY = ("a claim", "control of a claim", "seed of a claim or control", "another row", "seed of another row",
-       "too long for now", "seed of one too long for now")
+STEP = 3                # forward passes that a training step costs: a backward one takes two
+TODO = "not begun"
+WHY = (                 # the order, behind what is half done; of what is no "seed", one seed each
+    "a claim",          # at the paper's whole recipe, if it fits into the time left
+    "control of a claim", "seed of a claim or control", "another row", "seed of another row",
+    "too long for now", "seed of one too long for now")           # it is begun, and goes on the next time
 
 
-@dataclass
-class Work:
-    """What a row asks of a device."""
-
-    model: dict                                         # resolved conf/model node, without weights
-    example: tuple[int, int, int]                       # [C, H, W]
-    batch: int
-    macs: int                                           # of the unpruned net, for one image
-    images: int                                         # in an epoch
-    tested: int                                         # forward passes of the measurements at the end
-    epochs: dict[str, int]                              # stage -> epochs, those between rounds included
-    dataset: dict                                       # as a record's config has it
-    device: str                                         # cuda or cpu
-
-
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """One row with one seed."""
+    """One row with one seed, as it stands or as one of its controls."""
 
     row: str
     seed: int
+    control: str | None = None
     claimed: bool = False                               # holds a paper's claim, and runs the paper's whole recipe
-    controls: frozenset[str] = frozenset()              # the rows it is a control of
-    recorded: bool = False                              # the row has a record, of whichever seed and recipe
-    state: str = TODO
+    controls: set[str] = field(default_factory=set)     # the rows it is a control of
+    recorded: bool = False                              # there is a record of it, of whichever seed and recipe
+    state: str = TODO                                   # or DONE, RUNNING, what a campaign says
     begun: bool = False                                 # an earlier attempt has left a checkpoint
     why: str = ""                                       # its place in the order
     overrides: list[str] = field(default_factory=list)
-    work: Work | None = None
     store: Store | None = None
     baseline: Path | None = None                        # the folder of the net it prunes; None: weights are given
+    macs: int = 0                                       # of the unpruned net, for one image
+    images: int = 0                                     # in an epoch
+    tested: int = 0                                     # forward passes of the measurements at the end
+    epochs: dict[str, int] = field(default_factory=dict)          # per stage, those between rounds included
+    log: Path | None = None
+    process: subprocess.Popen | None = None             # that a campaign has started for it
+
+    @property
+    def case(self) -> tuple[str, str | None]:
+        return self.row, self.control
 
     @property
     def name(self) -> str:
-        return f"{self.row} seed {self.seed}"
+        return f"{self.row}{f' control={self.control}' if self.control else ''} seed {self.seed}"
 
     def refresh(self) -> None:
-        """What the files say by now. A record counts wherever it lies: outputs/ stays behind, results/ travels."""
-        record = self.store.finished()
-        if record is not None:
+        """What the files say by now. A record counts wherever it lies: outputs/ stays behind, results/ travels. Jobs
+        that share a baseline are half done until one of them has trained it."""
+        if record := self.store.finished():
             self.store.serve(record, self.row)
-        if record is not None or self.store.is_published():
-            self.state = DONE
-        else:
-            self.state = ELSEWHERE if running(self.store.folder / "lock") else TODO
-        self.look()
-
-    def look(self) -> None:
-        """Is it half done? Jobs that share a baseline are, until one of them has trained it."""
+        says = DONE if self.store.is_published() else state(self.store)[0]
+        self.state = says if says in (DONE, RUNNING) else TODO
         self.begun = any((self.store.folder / "stages").glob("[!.]*")) or (
             self.baseline is not None and (self.baseline / "unfinished.ckpt").is_file())
 
 
 def order(jobs: Sequence[Job], left: float, seconds: Callable[[Job], float]) -> list[Job]:
-    """The jobs to do, the most valuable first. jobs: all; left: seconds that remain."""
-    todo = {id(job): seconds(job) for job in jobs if job.state == TODO}
-    under_way = {job.row for job in jobs if job.state != TODO}
-    first: dict[str, int] = {}                          # row -> the seed to begin with
+    """The jobs to do: what is half done, then as in WHY; among equals, rows without any record, then the cheapest.
+
+    jobs: all; left: seconds that remain."""
+    need = {job: seconds(job) for job in jobs if job.state == TODO}
+    wanted = {job.row for job in jobs if job.claimed and need.get(job, 0) <= left}
+    first: dict[tuple, tuple[bool, int]] = {}           # the seed to begin with, if none is done or under way
     for job in jobs:
-        if job.state == TODO and job.row not in under_way:
-            first[job.row] = min(job.seed, first.get(job.row, job.seed))
-    wanted = {job.row for job in jobs if job.claimed and (job.state != TODO or todo[id(job)] <= left)}
+        first[job.case] = min(first.get(job.case, (True, job.seed)), (job in need, job.seed))
 
     def place(job: Job) -> int:                         # in WHY
-        more = first.get(job.row) != job.seed
-        if todo[id(job)] > left:
-            return 6 if more else 5
+        more = first[job.case] != (True, job.seed)
+        if need[job] > left:
+            return 5 + more
         if job.claimed or job.controls & wanted:
-            return 2 if more else 0 if job.claimed else 1
-        return 4 if more else 3
+            return 2 if more else int(not job.claimed)
+        return 3 + more
 
-    some = [job for job in jobs if job.state == TODO]
-    for job in some:
-        job.why = ("half done: " if job.begun else "") + WHY[place(job)]
-    return sorted(some, key=lambda job: (not job.begun, place(job), job.recorded, todo[id(job)], job.row, job.seed))
+    for job in need:
+        job.why = "half done: " * job.begun + WHY[place(job)]
+    return sorted(need, key=lambda job: (not job.begun, place(job), job.recorded, need[job], job.row, job.name))
 
 
-def find(root: Path, patterns: Sequence[str], seeds: Sequence[int],
-         overrides: Sequence[str]) -> tuple[list[Job], dict[str, list[str]]]:
-    """-> jobs; {why: rows} of those that cannot run here. Raises UserError for a pattern that names no row."""
+def find(root: Path, patterns: Sequence[str], seeds: Sequence[int], overrides: Sequence[str],
+         controls: Sequence[str] = CONTROLS) -> tuple[list[Job], dict[str, list[str]]]:
+    """-> jobs, one per key; {why: rows} of those that cannot run here. Raises UserError for a pattern without a row."""
     errors: list[str] = []
     rows, _ = read_rows(root, errors)
     if lost := [p for p in patterns if not any(fnmatchcase(row.id, p) for row in rows)]:
         raise UserError(f"rows {lost[0]!r} matches no row; the rows are: {', '.join(row.id for row in rows)}")
-    jobs, skipped, look = [], defaultdict(list), Look()
-    for line in errors:
-        skipped[line] = []
-    controls = defaultdict(set)                         # row -> the rows it is a control of
-    for row in rows:
-        for other in (o for some in controls_of(row, rows).values() for o in some if row.claim and o is not row):
-            controls[other.id].add(row.id)
-    with found_in(root), initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"), outside_of_jobs():
-        compose = Composer(GlobalHydra.instance().config_loader())
-        for row in rows:
-            if not any(fnmatchcase(row.id, p) for p in patterns):
-                continue
+    cases = [(row, control) for row in sorted(rows, key=lambda row: not row.claim) for control in (None, *controls)
+             if (row.claim or not control) and any(fnmatchcase(row.id, p) for p in patterns)]
+    jobs, skipped = {}, defaultdict(list, {line: [] for line in errors})
+    with composing(root) as compose:
+        for row, control in cases:
+            name = [f"experiments={row.id}", *([f"control={control}"] if control else [])]
             try:
                 for seed in seeds:
-                    what = [f"experiments={row.id}", QUIET, *overrides, f"seed={seed}"]
-                    cfg = compose(what)
-                    store = Store(cfg)
-                    work = look(cfg)
-                    job = Job(row.id, seed, whole(row, cfg, work), frozenset(controls[row.id]), overrides=what,
-                              work=work, store=store)
-                    if not cfg.model.weights:
-                        job.baseline = store.root / "baselines" / baseline_key(store.config)
-                    job.refresh()
-                    jobs.append(job)
+                    what = [*name, QUIET, *overrides, f"seed={seed}"]
+                    job = look(compose(what), row, Job(row.id, seed, control, overrides=what))
+                    jobs.setdefault(job.store.key, job).controls.update([row.id] if control else [])
             except Exception as error:                  # whatever it is, a run of it would meet it too
-                told = user_error(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
-                skipped[told].append(row.id)
-    return jobs, dict(skipped)
+                skipped[told(error)].append(" ".join([row.id, *name[1:]]))
+    known = {(record["experiment"], record.get("control")) for record in records(jobs.values())}
+    for job in jobs.values():
+        job.recorded = job.case in known
+    return list(jobs.values()), dict(skipped)
 
 
-def whole(row: Row, cfg: DictConfig, work: Work) -> bool:
-    """Is this a paper's row as its file says, with as many epochs and images as the paper has?"""
-    paper = cfg.recipe.paper_epochs
-    if row.claim is None or paper is None or cfg.dataset.limit is not None:
-        return False
-    stages = [stage for stage in STAGES if stage != "baseline" or not cfg.model.weights]
-    epochs = {**work.epochs, "recover": cfg.recipe.recover.epochs}         # without those between rounds
-    config = json.loads(json.dumps(OmegaConf.to_container(cfg, resolve=True)))
-    return (all(epochs[stage] == paper[stage] for stage in stages)
-            and not departures(row, {group: cfg[group].name for group in GROUPS}, flat(config)))
-
-
-class Look:
-    """look(cfg) -> Work. Nets and datasets are read once each. Raises UserError where the data is not there."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Any] = {}                 # what was made of a config, or the UserError it raised
-
-    def __call__(self, cfg: DictConfig) -> Work:
-        model, dataset = (OmegaConf.to_container(cfg[part], resolve=True) for part in ("model", "dataset"))
-        model, method = {**model, "weights": None}, instantiate(cfg.method)
-        example = cfg.dataset.channels, cfg.dataset.size, cfg.dataset.size
-        images, tested = self._once(lambda: self._data(dataset), "data", dataset)
-        macs = self._once(lambda: cost(models.build(model), torch.zeros(1, *example)).macs, model, example)
-        between = self._once(lambda: self._between(method, model, example), cfg.method.get("rounds"), model, example)
-        recipe = cfg.recipe
-        epochs = {"baseline": 0 if cfg.model.weights else recipe.baseline.epochs,
+def look(cfg: DictConfig, row: Row, job: Job) -> Job:
+    """The job, with what its config says. Raises UserError where the data is not there."""
+    config, recipe, method = OmegaConf.to_container(cfg, resolve=True), cfg.recipe, instantiate(cfg.method)
+    model, dataset, paper = config["model"], config["dataset"], recipe.paper_epochs
+    job.store, job.images, job.tested = Store(cfg), *images_of(json.dumps(dataset))
+    job.baseline, job.log = baseline(job.store), job.store.root / "campaign" / f"{job.store.key}.log"
+    job.epochs = {"baseline": recipe.baseline.epochs if job.baseline else 0,
                   "sparse": recipe.sparse.epochs if method.trains_sparse and recipe.sparse else 0,
-                  "recover": recipe.recover.epochs + between if method.prunes and recipe.recover else 0}
-        return Work(model, example, recipe.batch_size, macs, images, tested, epochs,
-                    {k: v for k, v in dataset.items() if k != "data_dir"}, device(cfg))
-
-    def _once(self, make: Callable[[], Any], *what: Any) -> Any:
-        name = json.dumps(what, default=str, sort_keys=True)
-        if name not in self.known:
-            try:
-                self.known[name] = make()
-            except UserError as error:
-                self.known[name] = error
-        if isinstance(self.known[name], UserError):
-            raise self.known[name]
-        return self.known[name]
-
-    @staticmethod
-    def _data(dataset: dict) -> tuple[int, int]:
-        """-> images in an epoch, forward passes of the measurements: the baseline, before and after recovery"""
-        with offline(), contextlib.redirect_stdout(io.StringIO()):
-            parts = instantiate({**dataset, "normalize": "imagenet"}).parts       # own: would read all images
-        return len(parts.train), 3 * len(parts.test) + len(parts.val)
-
-    @staticmethod
-    def _between(method: Method, model: dict, example: tuple[int, int, int]) -> int:
-        """Epochs between rounds, if every group of the net loses a filter: at most so many."""
-        def plan() -> dict:
-            groups = trace(models.build(model), torch.zeros(1, *example))
-            return {group.name: torch.arange(group.size) > 0 for group in groups}
-
-        return sum(turn.epochs or 0 for turn in method.rounds(plan)) if method.prunes else 0
+                  "recover": recipe.recover.epochs if method.prunes and recipe.recover else 0}
+    job.claimed = bool(row.claim and paper and not job.control and dataset["limit"] is None) and all(
+        epochs == paper[stage] for stage, epochs in job.epochs.items() if stage != "baseline" or job.baseline)
+    job.macs, between = net_of(json.dumps({**model, "weights": None}), dataset["channels"], dataset["size"],
+                               json.dumps(config["method"].get("rounds")))
+    job.epochs["recover"] += between
+    job.refresh()
+    return job
 
 
-@contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """Downloads fail at once: a campaign's minutes are not for them, and a machine without a network would wait."""
-    names = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
-    before = {name: os.environ.pop(name, None) for each in names for name in (each, each.upper())}
-    os.environ.update(dict.fromkeys(names[:3], "http://127.0.0.1:9"))          # the discard port: nobody listens
-    try:
-        yield
-    finally:
-        for name in before:
-            os.environ.pop(name, None)
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+@cache
+def images_of(dataset: str) -> tuple[int, int]:
+    """-> images in an epoch, forward passes of the measurements: the baseline, before and after recovery"""
+    with mock.patch("socket.getaddrinfo", side_effect=OSError("a campaign downloads nothing")), redirect_stdout(None):
+        parts = instantiate({**json.loads(dataset), "normalize": "imagenet"}).parts       # own: would read all images
+    return len(parts.train), 3 * len(parts.test) + len(parts.val)
+
+
+@cache
+def net_of(model: str, channels: int, size: int, rounds: str) -> tuple[int, int]:
+    """-> MACs for one image; epochs between rounds, if every group loses a filter: at most so many"""
+    net, x, rounds = models.build(json.loads(model)), torch.zeros(1, channels, size, size), json.loads(rounds)
+    turns = instantiate(rounds)(lambda: {g.name: torch.arange(g.size) > 0 for g in trace(net, x)}) if rounds else ()
+    return cost(net, x).macs, sum(turn.epochs or 0 for turn in turns)
+
+
+def records(jobs: Iterable[Job]) -> list[dict]:
+    """All that can be read, of all rows, old ones first."""
+    found = []
+    for published, outputs in {(job.store.published.parent, job.store.root) for job in jobs}:
+        for file in [*published.glob("*.json"), *outputs.glob("*/record.json")]:
+            with suppress(OSError, ValueError, KeyError, TypeError):          # tables tell of damaged ones
+                record = json.loads(file.read_text(encoding="utf-8"))
+                found.append((record["started"], record["key"], record["experiment"], record))
+    return [record for *_, record in sorted(found, key=lambda f: f[:2])]
+
+
+class Throughput:
+    """seconds(job): its multiply-adds, over those per second seen on this device so far.
+
+    The unpruned net stands for all stages: an upper bound for what is recovered. Nets of another size run at another
+    speed, so the one seen nearest in MACs counts. start: seconds until a run has begun to train."""
+
+    def __init__(self, jobs: Sequence[Job], threads: int, start: float, limit: float = math.inf):
+        on = device(OmegaConf.create(jobs[0].store.config))       # and what else runs share that are as fast:
+        self.here = {"device": on, **({"threads": threads} if on == "cpu" else
+                                      {"device_name": torch.cuda.get_device_name()})}
+        self.start = start
+        self.images = {as_text(job.store.config["dataset"]): job.images for job in jobs}
+        self.rates: dict[int, float] = {}               # MACs of a net -> multiply-adds per second
+        self.rest: dict[tuple, float] = {}              # row, control -> seconds of pruning and measuring
+        for record in records(jobs):
+            self.learn(record)
+        if not self.rates:
+            torch.set_num_threads(threads)
+            self.calibrate((job for job in jobs if job.state == TODO), limit)
+
+    def learn(self, record: dict) -> None:
+        """From a run of this device, as far as it has trained: later ones replace earlier ones of the same net."""
+        if any(record["env"].get(name) != value for name, value in self.here.items()):
+            return
+        took, macs = defaultdict(float, record["seconds"]), record["baseline"]["macs"]
+        self.rest[record["experiment"], record.get("control")] = took["prune"] + took["measure"]
+        epochs, seconds = (of["sparse"] + of["recover"] for of in (record["epochs"], took))
+        work = STEP * macs * self.images.get(as_text(record["config"]["dataset"]), 0) * epochs
+        if work and seconds > 0:                        # a baseline may have been found: its seconds say nothing
+            self.rates[macs] = work / seconds
+
+    def calibrate(self, jobs: Iterable[Job], limit: float) -> None:
+        """Times forward passes of the nets, the small ones first, as long as those of one fit into `limit` seconds."""
+        for job in sorted({job.macs: job for job in jobs}.values(), key=lambda job: job.macs):
+            config, batch = job.store.config, job.store.config["recipe"]["batch_size"]
+            if self.rates and 5 * job.macs * batch / self.rate(job.macs) > limit:
+                break
+            net = models.build({**config["model"], "weights": None})
+            x = torch.zeros(batch, *(config["dataset"][of] for of in ("channels", "size", "size")))
+            net, x = (part.to(self.here["device"], memory_format=torch.channels_last) for part in (net, x))
+            self.rates[job.macs] = job.macs * batch / (latency([net], x, seconds=0.5)[0].ms / 1000)
+
+    def rate(self, macs: int) -> float:
+        return self.rates[min(self.rates, key=lambda seen: abs(math.log(seen / macs)))]
+
+    def __call__(self, job: Job) -> float:
+        """Seconds that are left of it."""
+        rate, stages = self.rate(job.macs), job.store.folder / "stages"
+        need = {stage: STEP * job.macs * job.images * epochs / rate for stage, epochs in job.epochs.items()}
+        if job.baseline is not None:
+            need["baseline"] = 0 if trained(job.baseline) else need["baseline"] - gone(job.baseline, "*.ckpt")
+        later = need["sparse"] + need["recover"] - gone(stages, "*.ckpt") - gone(stages, "*.json")
+        rest = self.rest.get(job.case, job.macs * job.tested / rate)
+        return self.start + max(need["baseline"], 0) + max(later, 0) + rest
+
+
+def gone(folder: Path, files: str) -> float:
+    """Seconds that went into what files hold: checkpoints of a stage, facts of finished ones."""
+    with suppress(OSError):                             # a run replaces them meanwhile
+        return sum(gone_into(file, file.stat().st_mtime_ns) for file in folder.glob(files))
+    return 0.0
+
+
+@cache
+def gone_into(file: Path, _: int) -> float:
+    with suppress(ValueError, KeyError, TypeError):     # facts without a time
+        return spent(file) if file.suffix == ".ckpt" else json.loads(file.read_text())["facts"]["seconds"]
+    return 0.0
+
+
+def as_text(dataset: dict) -> str:
+    return json.dumps({**dataset, "workers": None}, sort_keys=True)

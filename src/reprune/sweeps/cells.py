@@ -132,12 +132,11 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
         note = note.with_stem(Store(cfg).key)                     # unless it has none: a file of weights is missing
         value = objective(run(cfg), cfg.search.macs)
     except Exception as error:
-        line = user_error(error)                                  # Hydra and Lightning wrap what a method raises
+        line = told(error)
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            if line:
+            if user_error(error):                                 # Hydra and Lightning wrap what a method raises
                 raise SystemExit(f"error: {line}") from None
             raise
-        line = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"error: {line}\n  in: {what}", file=sys.stderr)
         content = {"sweep": os.environ.get(SWEEP), "overrides": what, "error": line,
                    "traceback": traceback.format_exc(), "when": datetime.now(UTC).isoformat("T", "seconds")}
@@ -151,6 +150,11 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     with suppress(OSError):                                       # a finished cell, on a disk that is read-only
         note.unlink(missing_ok=True)
     return value
+
+
+def told(error: Exception) -> str:
+    """In one line."""
+    return user_error(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def objective(record: dict, macs: float | None = None) -> float:

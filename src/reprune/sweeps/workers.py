@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -53,6 +56,23 @@ class Workers(Callback):
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
         os.chdir(config.hydra.runtime.cwd)                        # what is typed is relative to where it is typed
         own_gpus(_devices(config))
+
+
+def start(root: Path, overrides: list[str], log: Path, threads: int) -> subprocess.Popen:
+    """One run as a process of its own, with GPUs of its own, that saves and ends when the process here ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "REPRUNE_ROOT": str(root)}
+    with log.open("a", encoding="utf-8") as file:
+        return subprocess.Popen(
+            [sys.executable, root / "run.py", "+hydra.callbacks.workers._target_=reprune.sweeps.Workers", *overrides],
+            env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, preexec_fn=_leave_with_parent,
+            process_group=0)                                      # Ctrl-C comes to the process here alone
+
+
+def _leave_with_parent() -> None:
+    """In a new process: even a parent that is killed leaves no run behind. Linux tells it, and it saves."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)                # 1: PR_SET_PDEATHSIG
 
 
 def own_gpus(n: int) -> None:

@@ -1,0 +1,249 @@
+"""Runs the rows of experiments/ that have not run, in order of value, for so many minutes; the next time goes on.
+
+    python -m reprune campaign --minutes 25                     # all rows and their controls, seeds 0 to 2
+    python -m reprune campaign --minutes 25 --rows 'li2017/*,half/*' --seeds 0 --at-once 4 recipe=quick
+    python -m reprune campaign --minutes 9 --dry-run            # what it would run, in which order, how long each
+    python -m reprune campaign pack FOLDER                      # what a machine without a network needs; see --help
+
+Every run is a `python run.py experiments=ROW seed=N`, with the overrides of run.py that are given; its output is in
+<output_dir>/campaign/<key>.log. Towards the end, or at Ctrl-C, runs are told to save and stop. A run that fails does
+not stop the others, but makes the exit status 1.
+
+First goes on what is half done; then come, one seed each, claims at the paper's whole recipe that fit into the time,
+and their controls; then the missing seeds of both, then other rows. What does not fit is begun last, and goes on next
+time. What --out has collected is taken in where run.py lies: cat FOLDER/records.tar.* | tar -x; then state.tar.*
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tabulate import tabulate
+
+from reprune.errors import UserError
+from reprune.files import MIB, write_tar
+from reprune.sweeps.campaign import CONTROLS, TODO, Job, Throughput, find, order
+from reprune.sweeps.status import DONE, FAILED, RUNNING, last_line, stage, trained
+from reprune.sweeps.workers import start
+
+STOPPED = "stopped"
+SAVING = 30.0           # seconds before the end at which runs are told to stop: for a batch, a checkpoint, --out
+PAUSE = 0.2             # seconds between two looks at the runs
+SOURCE = ("run.py", "pyproject.toml", "constraints.txt", "LICENSE", "README.md", "Makefile", "conf", "experiments",
+          "src", "results/runs")
+SPARED = ("torch", "torchvision",                       # must fit the machine's GPU: the machine brings them
+          "wandb", "duckdb", "matplotlib")              # of tables, figures and a logger: no run needs them
+UNPACK = """\
+#!/bin/sh
+# sh unpack.sh FOLDER     unpacks all pieces into FOLDER; no network, nothing but a Python with torch is needed
+set -e
+mkdir -p "${1:?usage: sh unpack.sh FOLDER}"
+cat "$(dirname "$0")"/bundle.tar.gz.* | tar -xz -C "$1"
+there=$(cd "$1" && pwd)
+echo "cd $1 && PYTHONPATH=$there/src:$there/site ${PYTHON:-python3} -m reprune campaign --minutes 25"
+"""
+
+
+class Campaign:
+    """args: see `arguments`; started: time.monotonic() when the minutes began."""
+
+    def __init__(self, root: Path, args: Namespace, started: float):
+        self.root, self.args = root, args
+        self.end = started + 60 * args.minutes
+        self.stop_at = self.end - min(SAVING, 6 * args.minutes)   # at most a tenth
+        imports = time.monotonic() - started                      # of a run, too
+        self.asked = ""                                           # by which signal to end early
+        self.runs: list[Job] = []
+        self.ended: list[Job] = []                                # in this campaign, in order
+        self.jobs, self.skipped = find(root, args.rows, args.seeds, args.overrides, args.controls)
+        if all(job.state == RUNNING for job in self.jobs):
+            self.say_skipped()
+            raise UserError("no row can run here; the reasons are above")
+        cores = len(os.sched_getaffinity(0))
+        self.threads = int(os.environ.get("OMP_NUM_THREADS") or max(cores // args.at_once, 1))
+        self.time = Throughput(self.jobs, self.threads, imports, self.left() / 100)
+
+    def left(self) -> float:
+        return self.stop_at - time.monotonic()
+
+    def run(self) -> int:
+        """-> exit status. What fails here ends this process; then its runs save and stop."""
+        while self.left() > 0:
+            self.reap()
+            while len(self.runs) < self.args.at_once and (job := self.next()):
+                self.say("start", f"{job.name}: {job.why}, about {self.time(job) / 60:.1f} minutes")
+                job.process = start(self.root, job.overrides, job.log, self.threads)
+                job.state = RUNNING
+                self.runs.append(job)
+            if not self.runs:
+                break
+            time.sleep(PAUSE)
+        self.stop()
+        self.summary()
+        return int(any(job.state == FAILED for job in self.ended))
+
+    def ask(self, number: int, frame: object) -> None:
+        self.asked, self.stop_at, self.end = signal.Signals(number).name, 0.0, time.monotonic() + SAVING
+
+    def next(self) -> Job | None:
+        """The most valuable job that need not wait for a baseline that another run trains."""
+        if self.left() < self.time.start:                         # it would hardly begin
+            return None
+        for job in self.jobs:
+            if job.process is None and job.state != DONE:
+                job.refresh()
+        training = {job.baseline for job in self.runs if job.baseline and not trained(job.baseline)}
+        return next((job for job in order(self.jobs, self.left(), self.time) if job.baseline not in training), None)
+
+    def reap(self, stopping: bool = False) -> None:
+        """Looks which runs have ended, and how."""
+        for job in [job for job in self.runs if job.process.poll() is not None]:
+            self.runs.remove(job)
+            self.ended.append(job)
+            job.refresh()
+            status, note = job.process.returncode, stage(job.store)
+            if job.state == DONE:
+                self.time.learn(record := job.store.finished())
+                said = (f"top-1 {record['baseline']['top1']:.2f} -> {record['pruned']['top1']:.2f}, "
+                        f"{sum(record['seconds'].values()) / 60:.1f} minutes")
+            elif stopping and status in (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM):
+                job.state, said = STOPPED, f"goes on next time{f' ({note})' * bool(note)}"
+            else:
+                job.state, said = FAILED, f"{last_line(job.log, status)}   [{job.log}]"
+            self.say(job.state, f"{job.name}: {said}")
+            self.bring_back()                                     # now: this process may be killed
+
+    def stop(self) -> None:
+        """Tells the runs to save, and waits for them until the minutes are over."""
+        for job in self.runs:
+            job.process.terminate()
+        while self.runs:
+            time.sleep(PAUSE)
+            for job in self.runs if time.monotonic() > self.end else ():         # what the last epoch left is whole
+                job.process.kill()
+            self.reap(stopping=True)
+        self.bring_back(state=True)
+
+    def bring_back(self, state: bool = False) -> None:
+        """Records and logs; with state, also trained baselines, what is unfinished, pruned nets: the dearest first."""
+        if not self.args.out or not self.ended:
+            return
+        write_tar(self.args.out, "records.tar", [
+            (job.store.published, f"results/runs/{job.store.key}.json") if job.state == DONE else
+            (job.log, f"outputs/campaign/{job.log.name}") for job in self.ended])
+        if state:
+            nets = sorted({job.baseline for job in self.ended if job.baseline}, key=lambda net: (not trained(net), net))
+            runs = sorted(self.ended, key=lambda job: (STOPPED, FAILED, DONE).index(job.state))
+            left_out = write_tar(self.args.out, "state.tar", [
+                *((net, f"outputs/baselines/{net.name}") for net in nets),
+                *((job.store.folder, f"outputs/{job.store.key}") for job in runs)], self.args.part, self.args.limit)
+            if left_out:
+                print(f"left out of {self.args.out}: {', '.join(left_out)} (--limit {self.args.limit:g} MiB)")
+
+    def say(self, what: str, line: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}  {what:<8} {line}", flush=True)
+
+    def say_skipped(self) -> None:
+        elsewhere = [job.name for job in self.jobs if job.state == RUNNING]
+        for why, rows in (*self.skipped.items(), *[("another process is at it", elsewhere)] * bool(elsewhere)):
+            print(f"skipped  {', '.join(rows)}{': ' * bool(rows)}{why}")
+
+    def show_plan(self) -> int:
+        plan = [(job.row, job.control, job.seed, f"{self.time(job) / 60:.1f}", job.why)
+                for job in order(self.jobs, self.left(), self.time)]
+        print(tabulate(plan, ("row", "control", "seed", "minutes", "why"), "plain", disable_numparse=True))
+        self.summary()
+        return 0
+
+    def summary(self) -> None:
+        print(f"\ncampaign of {self.args.minutes:g} minutes" + f", ended by {self.asked}" * bool(self.asked))
+        self.say_skipped()
+        n = Counter("done before" if job.state == DONE and not job.process else job.state for job in self.jobs)
+        left = sum(self.time(job) for job in self.jobs if job.state in (TODO, STOPPED))
+        print(", ".join(f"{n[state]} {state}" for state in (DONE, STOPPED, FAILED, "done before", TODO))
+              + f"; about {left / 60:.0f} minutes left, one by one")
+        if left or n[FAILED]:
+            print(f"next     {self.args.command}")
+
+
+def uv(*args: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "uv", "pip", *args], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"uv pip {args[0]}: {' '.join(done.stderr.split())}")
+    return done.stdout
+
+
+def packages(without: Sequence[str] = SPARED) -> list[str]:
+    """name==version of all that this project depends on, as installed here, but not of what only `without` needs."""
+    tree = uv("tree", "--python", sys.executable, "--package", "reprune", *(f"--prune={name}" for name in without))
+    return sorted({f"{name}=={version}" for name, version in re.findall(r"─ (\S+) v(\S+)", tree)})
+
+
+def pack(folder: Path, part: float, python: str, also: Sequence[Path] = (), root: Path = Path()) -> None:
+    """Writes a bundle: unpack.sh, and a tar file in pieces. python: the version its packages are for; "": none."""
+    if missing := [path for path in also if not path.exists()]:
+        raise UserError(f"--also {missing[0]}: there is no such file or folder")
+    paths = [(root / name, name) for name in SOURCE] + [(path, path.resolve().name) for path in also]
+    with TemporaryDirectory() as site:
+        if python:
+            uv("install", "--no-deps", "--target", site, "--python-version", python,
+               "--python-platform", "x86_64-manylinux_2_28", *packages())
+            paths.append((Path(site), "site"))
+        write_tar(folder, "bundle.tar.gz", paths, part)
+    (folder / "unpack.sh").write_text(UNPACK)
+    for file in sorted(folder.iterdir()):
+        print(f"{file.stat().st_size / MIB:8.2f} MiB  {file}")
+
+
+def arguments(argv: list[str]) -> Namespace:
+    parser = ArgumentParser("python -m reprune campaign", description=__doc__,
+                            formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, required=True, help="from start to end, saving included")
+    parser.add_argument("--rows", default="*", help="ids or patterns, with commas; all rows if not given")
+    parser.add_argument("--seeds", default="0,1,2", help="with commas; 0,1,2 if not given")
+    parser.add_argument("--controls", default=",".join(CONTROLS), help="of rows with a claim, with commas; '': none")
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side; they share the GPUs or the cores")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would run")
+    parser.add_argument("--out", type=Path, help="folder for records.tar.000 (with logs), and for what is unfinished "
+                                                 "and the nets: state.tar.000, ...")
+    parser.add_argument("--limit", type=float, default=200, help="MiB of state in --out")
+    parser.add_argument("--part", type=float, default=60, help="MiB of one piece of it")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of run.py")
+    args = parser.parse_intermixed_args(argv)
+    if wrong := [o for o in args.overrides if "=" not in o and not o.startswith("~")]:
+        parser.error(f"{wrong[0]!r} is no override of run.py: write KEY=VALUE (or: pack FOLDER)")
+    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or args.at_once < 1:
+        parser.error("--seeds must be numbers with commas, --minutes and --at-once above zero")
+    args.rows, args.controls = args.rows.split(","), list(filter(None, args.controls.split(",")))
+    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    args.command = shlex.join(["python", "-m", "reprune", "campaign", *argv])
+    return args
+
+
+def main(argv: list[str]) -> int:
+    started = time.monotonic() - time.process_time()              # imports have taken seconds
+    if argv[:1] == ["pack"]:
+        parser = ArgumentParser("python -m reprune campaign pack", description="Makes a bundle to carry to a machine "
+                                "with Linux, torch and torchvision. There: sh FOLDER/unpack.sh ANOTHER")
+        parser.add_argument("folder", type=Path)
+        parser.add_argument("--part", type=float, default=60, help="MiB of one piece")
+        parser.add_argument("--python", default=".".join(map(str, sys.version_info[:2])),
+                            help="of that machine: 3.12; '': the source without packages")
+        parser.add_argument("--also", type=Path, nargs="*", default=[], help="more: outputs, datasets, weights")
+        pack(**vars(parser.parse_args(argv[1:])))
+        return 0
+    campaign = Campaign(Path.cwd(), arguments(argv), started)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, campaign.ask)
+    return campaign.show_plan() if campaign.args.dry_run else campaign.run()
