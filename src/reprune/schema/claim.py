@@ -1,57 +1,12 @@
-"""What a record, a claim, a row and the description of a paper are: every field, its kind and its limits, said once.
-
-Whoever reads such a file reads it by `Record.read`, `Claim.read`, ...: a typed object, or a UserError of one line that
-names the field, what is allowed and what was given. The same in JSON Schema, for others: results/record.schema.json.
-"""
+"""What papers state, and what experiments/ says of them."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from reprune.errors import UserError
-
-SCHEMA = 1                                                  # of records
-GROUPS = ("model", "dataset", "method", "recipe")           # config groups whose choice a record names
-STAGES = ("baseline", "sparse", "recover")
-ENDS = ("", "_min", "_max")                                 # exactly, more than, up to
-
-PLAIN = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]*"                 # a terminal acts on control characters
-Line = Annotated[str, Field(pattern=f"^{PLAIN}$")]
-Text = Annotated[str, Field(min_length=1, pattern=rf"^{PLAIN}[^\s\x00-\x1f\x7f-\x9f]{PLAIN}$")]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Natural = Annotated[float, Field(ge=0)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Points = Annotated[float, Field(ge=-100, le=100)]
-Ratio = Annotated[float, Field(ge=1)]                       # 8: eight times fewer
-Filters = Annotated[int, Field(ge=0, le=10**6)]
-Yes = Literal[True]
-
-
-class Model(BaseModel):
-    """No number is a text, true or infinite; a field that is not known is a mistake."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
-
-    @classmethod
-    def read(cls, content: Any, at: str = "") -> Self:
-        """content: bytes of JSON, or plain data; at: what stands before the names of fields in an error."""
-        try:
-            return cls.model_validate_json(content) if isinstance(content, bytes) else cls.model_validate(content)
-        except ValidationError as error:
-            raise UserError(cls._line(error.errors(include_url=False)[0], at)) from None
-
-    @classmethod
-    def _line(cls, error: dict[str, Any], at: str) -> str:
-        name = ".".join([at] * bool(at) + [str(part) for part in error["loc"]]) or "content"
-        if error["type"] == "value_error":                  # of our own: it names its field
-            return f"{at}{'.' * bool(at)}{error['ctx']['error']}"
-        if error["type"] == "extra_forbidden":
-            return f"{name} is unknown, allowed: {', '.join(cls.model_fields)}"
-        given = "" if error["type"] == "missing" else f", not {error['input']!r:.60}"
-        return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}{given}"
+from reprune.schema.kinds import ENDS, Line, Model, Percent, Points, Positive, Ratio, Text, Yes
 
 
 class Claim(Model):
@@ -187,83 +142,3 @@ class Paper(Model):
     note: Text | None = None
     reconstruction: Text | None = None                      # what of method or recipe had to be filled in
     beside: list[Text] = []                                 # rows of other folders: ids or patterns (half/*-l1)
-
-
-class Part(Model):
-    """Of a record: later versions may know more fields."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class Net(Part):
-    top1: Percent                                           # on the test set, after the last epoch
-    params: Positive
-    macs: Positive                                          # multiply-adds for one image
-    latency_ms: Positive                                    # of a batch
-    peak_memory_mib: Natural | None = None                  # of activations
-
-
-class Unpruned(Net):
-    source: Text                                            # "trained here", or a file and its hash
-
-
-class Pruned(Net):
-    top1_best: Percent | None = None                        # of all epochs of recovery
-    top1_before_recovery: Percent | None = None
-    val_top1: Percent | None = None                         # on held-out images
-
-
-class Latency(Part):
-    batch_size: Positive
-    threads: Positive
-    device: Text
-
-
-class Epochs(Part):
-    baseline: Count
-    sparse: Count
-    recover: Count
-
-
-class Environment(Part):
-    model_config = ConfigDict(extra="allow")
-
-    git: Annotated[str, Field(pattern=r"^[0-9a-f]{4,40}\+?$")] | None = None      # +: files differed from the commit
-    torch: Line | None = None
-
-
-class Record(Part):
-    """results/runs/<key>.json or <output_dir>/<key>/record.json: one finished run."""
-
-    version: Literal[1] = Field(alias="schema")
-    status: Literal["done"]
-    key: Text                                               # hash of what determines the result
-    experiment: Text | None                                 # the row it is a run of
-    control: Text | None = None                             # the control of that row it is, if it is one
-    overrides: list[Line] | None = None                      # of run.py, as typed; None: not run from a command line
-    method: Text
-    model: Text
-    dataset: Text
-    recipe: Text
-    seed: Count
-    config: dict[str, Any]                                  # resolved, whole
-    baseline: Unpruned
-    pruned: Pruned
-    latency: Latency
-    widths: dict[Line, Annotated[list[Filters], Field(min_length=2, max_length=2)]] = {}   # layer: [before, after]
-    epochs: Epochs
-    paper_epochs: Epochs | None                             # of the paper's recipe, where it is known
-    curves: dict[Line, dict[Line, list[float]]] = {}          # stage: {name: a number per epoch}
-    group_norms: Annotated[dict[Line, Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1)] | None = None
-    seconds: dict[Line, Natural] = {}                        # of each stage
-    code: dict[Line, Line] | None = None                      # fingerprints of what it was made with
-    env: Environment
-    started: Text
-
-    @field_validator("config")
-    @classmethod
-    def _groups(cls, config: dict[str, Any]) -> dict[str, Any]:
-        for group in (*GROUPS, "trainer"):
-            if not isinstance(config.get(group), dict):
-                raise ValueError(f"config.{group} must be a mapping, not {config.get(group)!r:.60}")
-        return config
