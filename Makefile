@@ -42,7 +42,7 @@ bench: setup    ## results/bench.md: speed beside that of peers, measured in one
 
 MINUTES ?= 25
 campaign: setup    ## rows that have not run, in order of value, for MINUTES=25; WITH="--rows 'li2017/*' --at-once 2"
-	$(BIN)/python experiments/campaign.py --minutes $(MINUTES) $(WITH)
+	$(BIN)/python -m reprune campaign --minutes $(MINUTES) $(WITH)
 
 check: setup    ## style, and which way imports go
 	$(BIN)/ruff check .

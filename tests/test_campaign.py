@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EPOCHS, ROOT, TINY
+from filelock import FileLock
 from safetensors.torch import load_file
 from test_resume import result
 
@@ -23,6 +24,7 @@ from reprune.__main__ import main
 from reprune.errors import UserError
 from reprune.files import write_tar
 from reprune.pipeline import run
+from reprune.runs.measure import environment
 from reprune.sweeps.campaign import Job, Throughput, find, order
 from reprune.sweeps.campaign_runs import Campaign, arguments, pack, packages
 
@@ -258,6 +260,19 @@ def test_nothing_begins_when_there_is_no_time(project, capsys):
     assert not list(project.glob("outputs/*/stages"))
 
 
+def test_what_another_process_is_at_is_left_to_it_and_taken_up_when_that_ends(project, capsys):
+    given = ["--rows", "some2020/A", "--seeds", "0", "--controls", "", *LONG]
+    other = campaign(project, *given)
+    (job,) = other.jobs
+    job.store.folder.mkdir(parents=True)
+    with FileLock(job.store.folder / "lock"):
+        assert other.next() is None
+        with pytest.raises(UserError, match="no row can run here"):
+            campaign(project, *given)
+    assert "skipped  some2020/A seed 0: another process is at it" in capsys.readouterr().out
+    assert other.next() is job
+
+
 def test_a_bundle_is_cut_into_pieces_and_holds_the_project_alone(project, tmp_path, capsys):
     (project / "conf/__pycache__").mkdir()
     (project / "conf/__pycache__/x.pyc").write_text("left behind")
@@ -288,6 +303,18 @@ def test_many_small_pieces_unpack_in_their_order(part, project, tmp_path):
     subprocess.run(["sh", tmp_path / "bundle/unpack.sh", tmp_path / "there"], env=env, check=True)
     assert (tmp_path / "there/images").read_bytes() == (tmp_path / "images").read_bytes()
     assert (tmp_path / "there/run.py").read_bytes() == (project / "run.py").read_bytes()
+
+
+def test_records_of_a_machine_without_an_install_tell_the_version(monkeypatch):
+    installed, version = environment("cpu"), importlib.metadata.version
+
+    def not_there(name):
+        if name == "reprune":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_there)
+    assert environment("cpu")["reprune"] == installed["reprune"]
 
 
 def test_what_does_not_fit_is_left_out_and_named(tmp_path):

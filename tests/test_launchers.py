@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from test_resume import result
 
 from reprune.pipeline import run
-from reprune.sweeps.workers import own_gpus
+from reprune.sweeps.workers import own_gpus, start
 
 METHODS = ["l1", "random", "hgsr"]
 KNOBS = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": ["hydra.launcher.ray.init.num_cpus=2"]}
@@ -130,3 +130,12 @@ def test_a_launcher_that_is_not_installed_is_named_with_what_brings_it(launcher,
     with pytest.raises(SystemExit, match=f"^error: hydra/launcher={launcher} needs {package}.*launchers") as error:
         instantiate(config.hydra.callbacks.workers).on_multirun_start(config)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_of_a_campaign_takes_a_gpu_of_its_own(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    lost = [*TINY, "model.weights=lost.th", f"output_dir={tmp_path}/outputs"]
+    assert start(root, lost, tmp_path / "logs/run.log", threads=1).wait(120) == 1
+    assert (tmp_path / "logs/run.log").read_text().startswith("error: model.weights: no file")
+    assert [*tmp_path.glob("reprune-*-gpu-3-0.lock")] and not [*tmp_path.glob("reprune-*-gpu-5-0.lock")]

@@ -16,6 +16,7 @@ time. What --out has collected is taken in where run.py lies: cat FOLDER/records
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -79,7 +80,11 @@ class Campaign:
 
     def run(self) -> int:
         """-> exit status. What fails here ends this process; then its runs save and stop."""
-        while self.left() > 0:
+        if self.args.dry_run:
+            plan = [(job.row, job.control, job.seed, f"{self.time(job) / 60:.1f}", job.why)
+                    for job in order(self.jobs, self.left(), self.time)]
+            print(tabulate(plan, ("row", "control", "seed", "minutes", "why"), "plain", disable_numparse=True))
+        while not self.args.dry_run and self.left() > 0:
             self.reap()
             while len(self.runs) < self.args.at_once and (job := self.next()):
                 self.say("start", f"{job.name}: {job.why}, about {self.time(job) / 60:.1f} minutes")
@@ -114,7 +119,8 @@ class Campaign:
             job.refresh()
             status, note = job.process.returncode, stage(job.store)
             if job.state == DONE:
-                self.time.learn(record := job.store.finished())
+                record = json.loads(job.store.published.read_text(encoding="utf-8"))
+                self.time.learn(record)
                 said = (f"top-1 {record['baseline']['top1']:.2f} -> {record['pruned']['top1']:.2f}, "
                         f"{sum(record['seconds'].values()) / 60:.1f} minutes")
             elif stopping and status in (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM):
@@ -130,8 +136,8 @@ class Campaign:
             job.process.terminate()
         while self.runs:
             time.sleep(PAUSE)
-            for job in self.runs if time.monotonic() > self.end else ():         # what the last epoch left is whole
-                job.process.kill()
+            for job in self.runs if time.monotonic() > self.end else ():
+                job.process.kill()                                # what the last epoch left is whole
             self.reap(stopping=True)
         self.bring_back(state=True)
 
@@ -159,13 +165,6 @@ class Campaign:
         for why, rows in (*self.skipped.items(), *[("another process is at it", elsewhere)] * bool(elsewhere)):
             print(f"skipped  {', '.join(rows)}{': ' * bool(rows)}{why}")
 
-    def show_plan(self) -> int:
-        plan = [(job.row, job.control, job.seed, f"{self.time(job) / 60:.1f}", job.why)
-                for job in order(self.jobs, self.left(), self.time)]
-        print(tabulate(plan, ("row", "control", "seed", "minutes", "why"), "plain", disable_numparse=True))
-        self.summary()
-        return 0
-
     def summary(self) -> None:
         print(f"\ncampaign of {self.args.minutes:g} minutes" + f", ended by {self.asked}" * bool(self.asked))
         self.say_skipped()
@@ -173,7 +172,7 @@ class Campaign:
         left = sum(self.time(job) for job in self.jobs if job.state in (TODO, STOPPED))
         print(", ".join(f"{n[state]} {state}" for state in (DONE, STOPPED, FAILED, "done before", TODO))
               + f"; about {left / 60:.0f} minutes left, one by one")
-        if left or n[FAILED]:
+        if (left or n[FAILED]) and not self.args.dry_run:
             print(f"next     {self.args.command}")
 
 
@@ -246,4 +245,4 @@ def main(argv: list[str]) -> int:
     campaign = Campaign(Path.cwd(), arguments(argv), started)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, campaign.ask)
-    return campaign.show_plan() if campaign.args.dry_run else campaign.run()
+    return campaign.run()

@@ -190,10 +190,17 @@ class Summary(Callback):
     unwritten: list[dict] | None = None     # in the process of the sweep: notes of cells that its disk did not take
 
     def on_run_start(self, config: DictConfig, **kwargs) -> None:
-        _check_writable(Path(config.output_dir))
+        """Ends the command with a line where nothing can be written: Hydra itself writes there, and fails with many."""
+        folder = Path(config.output_dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder) as file:               # it has no name, and so is never left over
+                file.write(bytes(8192))
+        except OSError as error:
+            sys.exit(f"error: output_dir={folder} cannot be written ({error.strerror}): {GO_ON}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
-        _check_writable(Path(config.output_dir))
+        self.on_run_start(config)
         os.environ[SWEEP], Summary.unwritten = uuid.uuid4().hex, []
 
     @classmethod
@@ -207,13 +214,3 @@ class Summary(Callback):
             print(f"failed: {note['overrides']}\n        {note['error']}", file=sys.stderr)
         if failed:
             sys.exit(f"{len(failed)} cell(s) of the sweep failed; the same command tries them again and skips the rest")
-
-
-def _check_writable(folder: Path) -> None:
-    """Ends the command with one line where nothing can be written: Hydra itself writes there, and fails with many."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder) as file:                   # it has no name, and so is never left over
-            file.write(bytes(8192))
-    except OSError as error:
-        sys.exit(f"error: output_dir={folder} cannot be written ({error.strerror}): {GO_ON}")
