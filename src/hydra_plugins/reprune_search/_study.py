@@ -132,6 +132,6 @@ def _value(ended: JobReturn) -> float:
 
 def _digest(arguments: list[str]) -> str:
     """The same search, whatever its order, its places, and where it runs."""
-    ignored = tuple(name for name in NOT_IN_KEY if name != "search")
+    ignored = tuple(name for name in NOT_IN_KEY if name not in ("search", "control"))     # a control sets a method
     told = [a for a in arguments if not a.lstrip("+~").split("=")[0].replace("/", ".").startswith(ignored)]
     return hashlib.sha256("\n".join(sorted(told)).encode()).hexdigest()[:8]

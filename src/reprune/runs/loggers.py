@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shlex
 import shutil
@@ -16,9 +14,8 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from reprune.errors import UserError
-from reprune.files import write_text
 from reprune.runs.store import Store
-from reprune.training.classifier import Classifier
+from reprune.training.callbacks import CsvCurve, read
 
 NO_KEY = "no API key was found"
 
@@ -56,46 +53,10 @@ class CsvLogger(NoLogger):
         return sorted(self.store.folder.glob("*/metrics.csv"), key=lambda f: f.stat().st_mtime_ns)
 
     def stage(self, name: str) -> list[pl.Callback]:
-        return [Curve(self.store.folder / name / "metrics.csv", self.grown)]
+        return [CsvCurve(self.store.folder / name / "metrics.csv", self.grown)]
 
     def grown(self) -> None:
         """One row more has been written."""
-
-
-class Curve(pl.Callback):
-    """The rows of one stage. Not one of Lightning's loggers, which hear of an epoch after its checkpoint is saved: the
-    epoch would be lost where the run is cut off between the two."""
-
-    def __init__(self, file: Path, grown: Callable[[], None]):
-        self.file, self.grown, self.rows = file, grown, []
-
-    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
-        self.rows = [row for row in read(self.file) if row["epoch"] < trainer.current_epoch]
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        means = {f"{module.stage}/{name}": mean for name, mean in module.means().items()}     # every process takes part
-        if trainer.is_global_zero:
-            values = {name: value.item() for name, value in {**trainer.callback_metrics, **means}.items()}
-            self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step,
-                              **dict(sorted(values.items()))})
-            write(self.file, self.rows)
-            self.grown()
-
-
-def read(file: Path) -> list[dict[str, float]]:
-    if not file.is_file():
-        return []
-    with file.open(newline="") as lines:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(lines)]
-    return [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
-
-
-def write(file: Path, rows: list[dict[str, float]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(file, text.getvalue())
 
 
 class WandbRun(CsvLogger):
