@@ -64,8 +64,8 @@ class Clock(pl.Callback):
 
 def by_fit(net: nn.Module, data: Data, cfg: DictConfig, clock: Clock) -> None:
     unfinished = Path(cfg.output_dir) / "unfinished.ckpt"
-    fit(net, data, cfg, "baseline", "baseline", epochs=1, callbacks=[clock],
-        logger=open_logger(cfg, Store(cfg)).stage("baseline"), unfinished=unfinished)
+    fit(net, data, cfg, "baseline", "baseline", epochs=1, unfinished=unfinished,
+        callbacks=[*open_logger(cfg, Store(cfg)).stage("baseline"), clock])
     unfinished.unlink()                                           # the next round begins anew
 
 

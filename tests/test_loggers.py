@@ -16,8 +16,9 @@ from wandb.proto import wandb_internal_pb2
 from wandb_server import serve
 
 from reprune.pipeline import run
-from reprune.runs.loggers import open_logger, read, write
+from reprune.runs.loggers import open_logger
 from reprune.runs.store import Store
+from reprune.training.callbacks import read, write
 
 OPTIONS = ["method=hgsr", *TWO]
 STAGES = ("baseline", "sparse", "recover")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -75,12 +76,8 @@ class Run:
     def stages(self) -> dict:
         """From the unpruned net to the record."""
         baseline, trained = self.baseline()
-        net, sparse, recovered = baseline, {"epochs": 0}, {}
-        if self.method.trains_sparse:
-            net, sparse = self.sparse(baseline)
-        before, pruned = net, net
-        if self.method.prunes:
-            before, pruned, recovered = self.rounds(baseline, net)
+        net, sparse = self.sparse(baseline)
+        before, pruned, recovered = self.rounds(baseline, net)
         measured = self.measure(baseline, before, pruned)
         record = self.record(trained, sparse, recovered, measured)
         self.store.finish(record, pruned)
@@ -108,7 +105,9 @@ class Run:
         return net.to(self.example.device, memory_format=torch.channels_last)
 
     def sparse(self, baseline: nn.Module) -> tuple[nn.Module, dict]:
-        """Trained on with the method's penalties, or with filters silenced on its schedule."""
+        """Trained on with the method's penalties, or with filters silenced on its schedule, if it has any."""
+        if not self.method.trains_sparse:
+            return baseline, {"epochs": 0}
         stage = self.store.stage("sparse")
         done = stage.found()
         if done is None:
@@ -120,6 +119,8 @@ class Run:
 
     def rounds(self, baseline: nn.Module, net: nn.Module) -> tuple[nn.Module, nn.Module, dict[str, dict]]:
         """-> the net before and after it recovers for the last time, and what is known of every recovery"""
+        if not self.method.prunes:
+            return net, net, {}
         before, recovered, first = net, {}, self.look(net)
         for number, turn in enumerate(self.turns(first)):
             before = self.cut(net, number, turn, first.original)
@@ -128,11 +129,11 @@ class Run:
         return before, net, recovered
 
     def turns(self, first: Probe) -> list[Round]:
-        """What goes when."""
+        """What goes when: decided once, on the net before the first round."""
         with self.watch("prune"):
             turns = self.store.noted("rounds")
             if turns is None:
-                plan = partial(allocate, self.method, first)      # only some ask: it can take long
+                plan = partial(allocate, self.method, first)      # can take long: only layer by layer asks for it
                 turns = self.store.note("rounds", [asdict(turn) for turn in self.method.rounds(plan)])
         return [Round(**turn) for turn in turns]
 
@@ -161,12 +162,13 @@ class Run:
         return self.ended("recover", *done)
 
     def train(self, net: nn.Module, name: str, part: str, stage: Stage, baseline: nn.Module | None = None,
-              penalties: Mapping[str, Any] | None = None, **more: Any) -> dict:
+              penalties: Mapping[str, Any] | None = None, callbacks: Sequence[pl.Callback] = (),
+              epochs: int | None = None) -> dict:
         """Trains `net` by a part of the recipe; a penalty that wants to may learn from the baseline. -> facts"""
         learns = any(getattr(penalty, "needs_teacher", False) for penalty in (penalties or {}).values())
-        return fit(net, self.data, self.cfg, name, part, penalties=penalties,
-                   teacher=copy.deepcopy(baseline) if learns else None, logger=self.logger.stage(name),
-                   unfinished=stage.unfinished, **more)
+        return fit(net, self.data, self.cfg, name, part, epochs=epochs, penalties=penalties,
+                   teacher=copy.deepcopy(baseline) if learns else None, unfinished=stage.unfinished,
+                   callbacks=[*self.logger.stage(name), *callbacks])
 
     def ended(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
         """A stage that has ended, in this attempt or in an earlier one."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shlex
 import shutil
@@ -14,13 +12,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.loggers.logger import Logger
 
 from reprune.errors import UserError
-from reprune.files import write_text
 from reprune.runs.store import Store
 from reprune.schema import Claim
-from reprune.training.classifier import Classifier
+from reprune.training.callbacks import CsvCurve, read
 
 NO_KEY = "no API key was found"
 
@@ -35,9 +31,9 @@ class NoLogger:
     def __init__(self, cfg: DictConfig, store: Store):
         self.cfg, self.store = cfg, store
 
-    def stage(self, name: str) -> Logger | bool:
-        """What Lightning logs one stage to."""
-        return False
+    def stage(self, name: str) -> list[pl.Callback]:
+        """What follows the training of a stage."""
+        return []
 
     def close(self, record: dict | None = None, failed: bool = False) -> None:
         """After the run, with its record, or with failed=True."""
@@ -57,59 +53,11 @@ class CsvLogger(NoLogger):
         """Of the stages so far, in order."""
         return sorted(self.store.folder.glob("*/metrics.csv"), key=lambda f: f.stat().st_mtime_ns)
 
-    def stage(self, name: str) -> Logger | bool:
-        return Curve(self.store.folder / name / "metrics.csv", self.grown)
+    def stage(self, name: str) -> list[pl.Callback]:
+        return [CsvCurve(self.store.folder / name / "metrics.csv", self.grown)]
 
     def grown(self) -> None:
         """One row more has been written."""
-
-
-class Curve(Logger, pl.Callback):
-    """The rows of one stage. Lightning tells a logger of an epoch after its checkpoint is saved: an epoch would be lost
-    where the run is cut off between the two. So this one also listens as a callback, before the one that saves."""
-
-    name = version = None
-
-    def __init__(self, file: Path, grown: Callable[[], None]):
-        super().__init__()
-        self.file, self.grown, self.rows = file, grown, []
-
-    def log_graph(self, model: pl.LightningModule, input_array: Any = None) -> None:
-        model.trainer.callbacks.insert(0, self)                   # where a logger gets hold of the trainer
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The record has them."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Too late, see above."""
-
-    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
-        self.rows = [row for row in read(self.file) if row["epoch"] < trainer.current_epoch]
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        means = {f"{module.stage}/{name}": mean for name, mean in module.means().items()}     # every process takes part
-        if trainer.is_global_zero:
-            values = {name: value.item() for name, value in {**trainer.callback_metrics, **means}.items()}
-            self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step,
-                              **dict(sorted(values.items()))})
-            write(self.file, self.rows)
-            self.grown()
-
-
-def read(file: Path) -> list[dict[str, float]]:
-    if not file.is_file():
-        return []
-    with file.open(newline="") as lines:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(lines)]
-    return [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
-
-
-def write(file: Path, rows: list[dict[str, float]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(file, text.getvalue())
 
 
 class WandbRun(CsvLogger):
@@ -131,13 +79,14 @@ class WandbRun(CsvLogger):
         if self.run is None and self.mode != "disabled":
             self._try(self._open)
 
-    def _try(self, what: Callable[..., Any], *args: Any) -> Any:
+    def _try(self, what: Callable[..., None], *args: Any) -> bool:
         try:
-            return what(*args)
+            what(*args)
+            return True
         except Exception as error:
             self.run, self.why = None, " ".join(str(error).split()) or type(error).__name__
             self._end_service()                                   # it may be dead, or hold on to the run
-            return None
+            return False
 
     def _end_service(self) -> None:
         import wandb
@@ -145,7 +94,7 @@ class WandbRun(CsvLogger):
         with suppress(Exception):
             wandb.teardown()
 
-    def _open(self) -> bool:
+    def _open(self) -> None:
         import wandb
 
         cfg, online = self.cfg, self.mode == "online"
@@ -164,22 +113,17 @@ class WandbRun(CsvLogger):
             config=self.store.config, dir=str(self.store.folder), mode="online" if online else "offline",
             settings=wandb.Settings(silent=True, init_timeout=cfg.logger.timeout, finish_timeout=cfg.logger.timeout,
                                     finish_timeout_raises=True))
+        self.folder = Path(self.run.dir).parent
         self._send()
         for old in self.store.folder.glob(f"wandb/offline-run-*-{self.store.key}"):
             if old != self.folder:                                # all it holds is in the new one
                 shutil.rmtree(old, ignore_errors=True)
-        return True
 
-    @property
-    def folder(self) -> Path:
-        return Path(self.run.dir).parent
-
-    def _send(self) -> bool:
+    def _send(self) -> None:
         rows = [row for file in self.files() for row in read(file)]
         for step, row in enumerate(rows[self.sent:], self.sent):
             self.run.log(row, step=step)
         self.sent = max(self.sent, len(rows))
-        return True
 
     def grown(self) -> None:
         if self.run is not None and not self._try(self._send):
@@ -197,18 +141,15 @@ class WandbRun(CsvLogger):
             print(f"W&B: {self.why}; the curves are in {self.store.folder}/*/metrics.csv")
         elif self.mode != "online":
             self._end_service()                                   # it writes the last lines now
-            print(f"W&B logged offline, {self.why}; upload later with:  wandb sync {shlex.quote(str(done))}")
+            print(f"W&B logged offline, {self.why}; upload later with:  wandb sync {shlex.quote(str(self.folder))}")
 
-    def _finish(self, record: dict | None, failed: bool) -> Path:
-        """-> where W&B keeps the run on the disk"""
-        folder = self.folder
+    def _finish(self, record: dict | None, failed: bool) -> None:
         self._send()
         if record is not None:
             for step, row in enumerate(layers(record), self.sent):
                 self.run.log(row, step=step)
             self.run.summary.update(numbers(record))
         self.run.finish(exit_code=int(failed))
-        return folder
 
 
 def names(method: str, model: str, dataset: str, recipe: str, seed: int, row: str | None, *tags: str) -> dict[str, Any]:

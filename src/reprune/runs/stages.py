@@ -60,9 +60,9 @@ def locked(folder: Path, what: str, *rest: Iterable[Path]) -> Iterator[None]:
     `lock` stays and means nothing by itself. rest: files that killed processes have left elsewhere."""
     lock = FileLock(folder / "lock")
     try:
-        try:
+        with suppress(Timeout):
             lock.acquire(timeout=0)                               # makes the folder, too
-        except Timeout:
+        if not lock.is_locked:
             print(f"{what}: another process is at it, waiting", flush=True)
             lock.acquire()
     except (OSError, NotImplementedError) as error:

@@ -1,14 +1,18 @@
-"""What happens beside the steps of a stage: filters are silenced, curves are kept."""
+"""What happens between the epochs of a stage: filters are silenced, curves grow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from torch import nn
 
 from reprune.data import Data
+from reprune.files import write_text
 from reprune.pruning.probe import Probe, evaluate
 from reprune.pruning.sockets import Method
 from reprune.structure.surgery import zero_filters
@@ -78,3 +82,39 @@ class TestCurve(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
         loader = self.data.test(self.batch_size, module.device.type)
         self.top1.append(round(evaluate(module.net, loader)[1], 4))
+
+
+class CsvCurve(pl.Callback):
+    """A row per epoch in a file. Not one of Lightning's loggers, which hear of an epoch after its checkpoint is saved:
+    the epoch would be lost where the run is cut off between the two."""
+
+    def __init__(self, file: Path, grown: Callable[[], None]):
+        self.file, self.grown, self.rows = file, grown, []
+
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+        self.rows = [row for row in read(self.file) if row["epoch"] < trainer.current_epoch]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+        means = {f"{module.stage}/{name}": mean for name, mean in module.means().items()}     # every process takes part
+        if trainer.is_global_zero:
+            values = {name: value.item() for name, value in {**trainer.callback_metrics, **means}.items()}
+            self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step,
+                              **dict(sorted(values.items()))})
+            write(self.file, self.rows)
+            self.grown()
+
+
+def read(file: Path) -> list[dict[str, float]]:
+    if not file.is_file():
+        return []
+    with file.open(newline="") as lines:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(lines)]
+    return [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
+
+
+def write(file: Path, rows: list[dict[str, float]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, text.getvalue())

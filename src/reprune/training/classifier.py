@@ -165,7 +165,7 @@ class Loaders(pl.LightningDataModule):
 
 def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, epochs: int | None = None,
         penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None,
-        callbacks: Sequence[pl.Callback] = (), logger: Any = False, unfinished: Path | None = None) -> dict[str, Any]:
+        callbacks: Sequence[pl.Callback] = (), unfinished: Path | None = None) -> dict[str, Any]:
     """Trains `net` in place by one part (baseline, sparse, between, recover) of the recipe. -> facts: the epochs run,
     their curve, the seconds they took, and how many of these `earlier` attempts took, which were cut off
 
@@ -182,7 +182,7 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
             module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties,
                                 teacher, seed, whole=cfg.recipe.batch_size, recorder=recorder(cfg, device(cfg)),
                                 compiled=Compiled(net) if cfg.speed.compile else None)
-            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [curve, *callbacks], logger, unfinished)
+            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [curve, *callbacks], unfinished)
         net.to(device(cfg)).zero_grad()                           # gradients would be kept, and saved, for nothing
     seconds = earlier + time.perf_counter() - started
     return {"epochs": epochs, "curve": curve.means, "seconds": seconds, "earlier": earlier}
@@ -201,11 +201,11 @@ def planned(cfg: DictConfig, part: str, epochs: int | None) -> int:
 
 
 def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epochs: int,
-          callbacks: Sequence[pl.Callback], logger: Any, unfinished: Path | None) -> None:
+          callbacks: Sequence[pl.Callback], unfinished: Path | None) -> None:
     """By Lightning, from the checkpoint on if there is one."""
     saving = [] if unfinished is None else [Unfinished(unfinished)]
     going_on = bool(saving) and unfinished.is_file()              # the store has looked whether it is whole
-    trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=logger, callbacks=[*callbacks, *saving],
+    trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=False, callbacks=[*callbacks, *saving],
                           sync_batchnorm=device(cfg) == "cuda" and cfg.trainer.get("sync_batchnorm", False),
                           plugins=[LightningEnvironment(),        # a job of a cluster is one process to Lightning too
                                    WholeFile()])
