@@ -1,10 +1,12 @@
 """The dashboard shows what runs log, and records of runs without W&B can be sent to it as they are."""
 
 import base64
+import io
 import itertools
 import json
 import shutil
 import socket
+from contextlib import redirect_stdout
 
 import pytest
 import wandb_server
@@ -13,8 +15,7 @@ from hydra import compose, initialize_config_dir
 from test_loggers import history, online  # noqa: F401
 
 from reprune.pipeline import run
-from reprune.results.backfill import curves
-from reprune.results.dashboard import main, specs
+from reprune.results.dashboard import main
 
 CLAIM = "claim={baseline: 93.04, pruned: 93.06, params_drop: 13.7, macs_ratio: 2, source: Table 1, provenance: paper}"
 OLD = ["59ad24d4c384978d", "c54914d15f92291e"]          # records from before there were curves in them
@@ -35,6 +36,13 @@ def walk(node):
     elif isinstance(node, list):
         for value in node:
             yield from walk(value)
+
+
+def specs(*given):
+    """What --dry-run prints."""
+    with redirect_stdout(io.StringIO()) as text:
+        assert main(["--dry-run", "--project", "mine", *given]) == 0
+    return json.loads(text.getvalue())
 
 
 def panels(spec):
@@ -70,15 +78,14 @@ def live(tmp_path_factory):
     return history(written), record
 
 
-def test_the_dashboard_is_built_without_a_network_and_twice_the_same(monkeypatch, capsys):
+def test_the_dashboard_is_built_without_a_network_and_twice_the_same(monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
     def refuse(*args):
         raise AssertionError("a connection was asked for")
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refuse)
-    assert main(["--dry-run", "--project", "mine", "--entity", "me"]) == 0
-    spec = json.loads(capsys.readouterr().out)
+    spec = specs("--entity", "me")
     assert panels(spec["workspace"]) == panels(spec["report"]) and len(panels(spec["report"])) >= 16
     lines, summary, _ = named(spec["report"])
     assert {"epoch", "baseline/loss", "sparse/val_top1", "recover/top1", "layer", "widths/kept"} <= lines
@@ -88,7 +95,7 @@ def test_the_dashboard_is_built_without_a_network_and_twice_the_same(monkeypatch
 
 def test_runs_log_all_that_the_panels_show(live):
     (rows, config, summary), record = live
-    spec = specs("mine", "me")["workspace"]
+    spec = specs()["workspace"]
     lines, totals, columns = named(spec)
     assert lines <= {name for row in rows for name in row}
     for line in (panel for kind, panel in panels(spec) if kind == "Run History Line Plot"):
@@ -137,13 +144,6 @@ def test_records_are_written_as_the_runs_they_were(live, offline, root, tmp_path
     assert old["commit"] == committed["env"]["git"] and not (folders[OLD[1]] / "files" / "wandb-metadata.json").exists()
 
 
-def test_epochs_are_rows_in_the_order_of_the_stages():
-    rows = list(curves({"curves": {"sparse": {"loss": [2.0, 1.0]}, "recover-0": {"loss": [3.0]}}}))
-    assert rows == [{"epoch": 0, "sparse/loss": 2.0}, {"epoch": 1, "sparse/loss": 1.0},
-                    {"epoch": 0, "recover-0/loss": 3.0}]
-    assert not list(curves({}))
-
-
 def test_online_records_arrive_once_and_the_dashboard_is_saved_as_the_dry_run_shows_it(
         online, root, tmp_path, monkeypatch, capsys):  # noqa: F811
     """Against a server of this test: that W&B's own shows the panels it does not prove."""
@@ -179,7 +179,11 @@ def test_online_records_arrive_once_and_the_dashboard_is_saved_as_the_dry_run_sh
     records = tmp_path / "results" / "runs"
     records.mkdir(parents=True)
     content = json.loads((root / "results" / "runs" / f"{OLD[0]}.json").read_text())
-    content["curves"] = {"recover": {"loss": [2.0, 1.0], "top1": [50.0, 60.0]}}
+    content["curves"] = {"sparse": {"loss": [4.0, 3.0]}, "recover-0": {"loss": [5.0]},
+                         "recover": {"loss": [2.0, 1.0], "top1": [50.0, 60.0]}}
+    epochs = [{"epoch": 0, "sparse/loss": 4.0}, {"epoch": 1, "sparse/loss": 3.0}, {"epoch": 0, "recover-0/loss": 5.0},
+              {"epoch": 0, "recover/loss": 2.0, "recover/top1": 50.0},
+              {"epoch": 1, "recover/loss": 1.0, "recover/top1": 60.0}]
     (records / f"{OLD[0]}.json").write_text(json.dumps(content))
     told = []
     for again in range(3):
@@ -192,10 +196,11 @@ def test_online_records_arrive_once_and_the_dashboard_is_saved_as_the_dry_run_sh
         assert "W&B has 1 run of records" in said and f"report     {online.url}/me/mine/reports/" in said
         (lines,) = online.histories.values()
         assert list(online.histories) == [OLD[0]] and [
-            lines[n]["recover/loss"] for n in sorted(lines) if "epoch" in lines[n]] == [2.0, 1.0]
+            {name: value for name, value in lines[n].items() if name[0] != "_"} for n in sorted(lines)
+            if "epoch" in lines[n]] == epochs
         assert len(views) == 2                                    # no new ones
     assert told[0] == told[1] and told[1][0] != told[2][0] and told[1][1] == told[2][1]
-    expected, saved = specs("mine", "me"), {view["kind"]: json.loads(view["spec"]) for view in views.values()}
+    expected, saved = specs(), {view["kind"]: json.loads(view["spec"]) for view in views.values()}
     assert panels(saved["UpsertView2"]) == panels(expected["workspace"])
     assert panels(saved["upsertView"]) == panels(expected["report"])
     assert named(saved["upsertView"]) == named(expected["report"])
