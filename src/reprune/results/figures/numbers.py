@@ -58,12 +58,12 @@ class Line:
 
     @property
     def row(self) -> str:
-        return self.of["row"].split("/", 1)[1]
+        control = self.of.get("control")
+        return self.of["row"].split("/", 1)[1] + f", {control} control" * bool(control)
 
     @property
     def title(self) -> str:
-        control = f", {self.of['control']} control" if self.of.get("control") else ""
-        return self.row + control + f" ({self.setting})" * bool(self.setting)
+        return self.row + f" ({self.setting})" * bool(self.setting)
 
     def label(self, row: bool) -> str:
         """In a legend; `row`: named too."""
