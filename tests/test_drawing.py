@@ -1,9 +1,13 @@
 """What is drawn is what the numbers say, and what belongs to different methods or settings can be told apart."""
 
+import matplotlib
 import pytest
 from conftest import ROOT
+from matplotlib.text import Text
 
+from reprune.results.figures import drawing
 from reprune.results.figures.drawing import accuracy, apart, curves, limits
+from reprune.results.figures.files import build
 from reprune.results.styles import STYLES, style
 
 
@@ -127,3 +131,38 @@ def test_all_accuracies_have_a_place_and_a_few_ticks(top1):
              if least <= tick <= most}
     assert 2 <= len(named) <= 16
     assert all(float(text) == pytest.approx(100 - error, abs=0.01) for error, text in named.items())
+
+
+# ---------------------------------------------------------------- can it be read?
+
+def test_no_text_is_small_or_cut_off_or_covered_and_plots_are_larger_than_legends():
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(drawing.RC)
+        for made in build(ROOT, []):
+            figure = drawing.KINDS[made.kind](made.data)
+            figure.draw_without_rendering()
+            assert figure.get_figwidth() in (drawing.COLUMN, drawing.PAGE), made.name
+            extent = figure.get_tightbbox()                        # inches
+            assert extent.x0 > -0.02 and extent.x1 < figure.get_figwidth() + 0.02, made.name
+            assert extent.y0 > -0.02 and extent.y1 < figure.get_figheight() + 0.02, made.name
+            texts = read_by_people(figure)
+            assert len(texts) > 3 and all(text.get_fontsize() >= 9 for text in texts), made.name
+            boxes = [(text.get_window_extent().padded(-1), text.get_text()) for text in texts]
+            legends = [legend.get_window_extent() for legend in figure.legends]
+            plots = [axes.get_window_extent() for axes in figure.axes if axes.axison]
+            assert sum(b.width * b.height for b in legends) < sum(b.width * b.height for b in plots), made.name
+            covered = [(a, b) for i, (at, a) in enumerate(boxes) for also, b in boxes[:i] if at.overlaps(also)]
+            assert not covered, (made.name, covered)
+
+
+def read_by_people(figure) -> list[Text]:
+    """Not the tick labels that lie beyond an axis."""
+    ticks = [(tick, axis) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
+             for tick in axis.get_major_ticks() + axis.get_minor_ticks()]
+    labels = {label for tick, _ in ticks for label in (tick.label1, tick.label2)}
+    drawn = [tick.label1 for tick, axis in ticks if axis.axes.axison and tick.label1.get_visible()
+             and min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())]
+    found = drawn + [text for text in figure.findobj(Text) if text not in labels and text.get_visible()
+                     and (text.axes is None or text.axes.axison)]
+    return [text for text in found if text.get_text().strip()]

@@ -16,7 +16,6 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from reprune.results.rows import read_all
 from reprune.schema import STAGES, Record
 
 TITLE = "Pruned nets beside the claims of their papers"
-TABLE = "Runs and claims"   # the section below whose panels the report lists the runs
 ABOUT = """\
 One W&B run is one record, its id the record's key: `python -m reprune show KEY` explains it and prints the command that
 repeats it. Accuracy is top-1 in percent on the test set after the last epoch, a delta is pruned minus baseline in
@@ -52,7 +50,7 @@ def sections(wr: Any) -> dict[str, list]:
             dots("Top-1 over MACs; line: the best so far", last("pruned/macs"), last("pruned/top1"), running_ymax=True),
             dots("Points lost over MACs removed, %", last("macs_drop"), last("delta_top1")),
             dots("Points lost over measured speed-up", last("speedup"), last("delta_top1"))],
-        TABLE: [
+        "Runs and claims": [                                      # the report lists the runs below these
             bars("Delta of top-1: ours, the paper's", ["delta_top1", "claim/delta"]),
             bars("MACs removed, %: ours, the paper's", ["macs_drop", "claim/macs_drop"]),
             bars("Parameters removed, %: ours, the paper's", ["params_drop", "claim/params_drop"])],
@@ -77,7 +75,7 @@ def both(project: str, entity: str) -> dict[str, Any]:
         for place, panel in enumerate(panels):
             panel.layout = wr.Layout(x=8 * place, y=0, w=8, h=8)
         runs = wr.Runset(entity, project, "Runs", visible_columns=COLUMNS, lock_columns=True)
-        blocks += [wr.H2(title), wr.PanelGrid(runsets=[runs], panels=panels, hide_run_sets=title != TABLE)]
+        blocks += [wr.H2(title), wr.PanelGrid(runsets=[runs], panels=panels, hide_run_sets=title != "Runs and claims")]
     opened = [ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections(wr).items()]
     return {"workspace": ws.Workspace(entity, project, TITLE, opened, ws.WorkspaceSettings(max_runs=100),
                                       ws.RunsetSettings(pinned_columns=COLUMNS)),
@@ -105,13 +103,6 @@ def save(project: str, entity: str | None, kept: Path) -> None:
         print(f"{what:9}  {urls[what]}")
 
 
-def curves(record: dict) -> Iterator[dict[str, Any]]:
-    """A row per epoch, as logger=wandb logs them; records of earlier versions have none."""
-    for stage, means in record.get("curves", {}).items():
-        for epoch, values in enumerate(zip(*means.values(), strict=True)):
-            yield {"epoch": epoch, **{f"{stage}/{name}": v for name, v in zip(means, values, strict=True)}}
-
-
 def checked(file: Path) -> dict:
     Record.read(content := file.read_bytes())
     return json.loads(content)
@@ -132,9 +123,11 @@ def backfill(records: list[dict], project: str, entity: str | None, folder: Path
             settings=wandb.Settings(                              # nothing of this machine
                 silent=True, console="off", init_timeout=30, finish_timeout=30, finish_timeout_raises=True,
                 disable_code=True, x_disable_machine_info=True, x_save_requirements=False))
-        if not run.resumed:                                       # else W&B has its curves
-            for step, row in enumerate([*curves(record), *layers(record)]):
-                run.log(row, step=step)
+        epochs = ({"epoch": epoch, **{f"{stage}/{name}": value for name, value in zip(means, values, strict=True)}}
+                  for stage, means in record.get("curves", {}).items()          # records of earlier versions have none
+                  for epoch, values in enumerate(zip(*means.values(), strict=True)))
+        for step, row in enumerate(() if run.resumed else (*epochs, *layers(record))):         # else W&B has them
+            run.log(row, step=step)
         run.summary.update(numbers(record))
         run.finish()
     done, place = f"{len(records)} run{'s' * (len(records) != 1)}", shlex.quote(str(folder / "wandb"))

@@ -50,6 +50,8 @@ class Environment(Part):
 
     git: Annotated[str, Field(pattern=r"^[0-9a-f]{4,40}\+?$")] | None = None      # +: files differed from the commit
     torch: Line | None = None
+    device: Line | None = None
+    threads: Count | None = None
 
 
 class Record(Part):

@@ -98,7 +98,7 @@ def build(root: Path, errors: list[str]) -> Iterator[Figure]:
                     yield Figure(
                         "-".join([kind, *(quote(name, safe="") for name in names)]) + f"-{number}" * (number > 1),
                         kind, what + f" ({number})" * (number > 1), sorted({line.of["paper"] for line in part}),
-                        sorted({run["key"] for line in part for run in line.runs}), data)
+                        sorted({run.key for line in part for run in line.runs}), data)
 
 
 def parts(lines: list[Line], size: int) -> list[list[Line]]:

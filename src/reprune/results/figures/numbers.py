@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,8 +14,9 @@ from textwrap import shorten
 from typing import Any
 
 from reprune.results.lines import summary
+from reprune.results.records import read_record
 from reprune.results.rows import flat
-from reprune.schema import STAGES
+from reprune.schema import STAGES, Record
 
 ENTRIES = 12                # of one legend
 
@@ -26,7 +25,7 @@ ENTRIES = 12                # of one legend
 class Line:
     """A line of the tables with the runs behind it."""
     of: dict[str, Any]          # see lines.COLUMNS
-    runs: list[dict]
+    runs: list[Record]
     config: dict[str, Any]      # flat, of the first run
     setting: str = ""           # what tells it from the row's other lines
 
@@ -78,35 +77,12 @@ class Line:
 def read_lines(root: Path, errors: list[str]) -> list[Line]:
     lines, alike = [], defaultdict(list)
     for entry in summary(root, errors):
-        files = [root / f"results/runs/{key}.json" for key in (entry["keys"] or "").split()]
-        runs = [checked(json.loads(file.read_text("utf-8")), errors) for file in files]
-        lines.append(Line(entry, runs, flat(runs[0]["config"]) if runs else {}))
+        runs = [read_record(root / f"results/runs/{key}.json") for key in (entry["keys"] or "").split()]
+        lines.append(Line(entry, runs, flat(runs[0].config) if runs else {}))
         alike[entry["row"], entry.get("control")].append(lines[-1])
     for several in alike.values():
         set_apart(several)
     return lines
-
-
-FORMS = {                   # of what records may hold beside what tables need
-    "widths": ("{layer: [filters before, after]}", lambda v: all(
-        1 <= n < math.inf for before, after in v.values() for n in (before, after))),
-    "seconds": ("{stage: seconds}", lambda v: all(0 <= n < math.inf for n in v.values())),
-    "curves": ("{stage: {name: a number per epoch}}", lambda v: all(
-        math.isfinite(n) for means in v.values() for values in means.values() for n in values))}
-
-
-def checked(record: dict, errors: list[str]) -> dict:
-    """Without the fields that cannot be drawn; each of them becomes a line in `errors`. To go, with FORMS, once what
-    reads records checks them whole."""
-    for name, (form, fits) in FORMS.items():
-        fine = record.get(name) is None
-        with suppress(AttributeError, TypeError, ValueError):
-            fine = fine or fits(record[name])
-        if not fine:
-            errors.append(f"results/runs/{record['key']}.json: {name} must be {form}, "
-                          f"not {record[name]!r:.60}; not drawn")
-            record[name] = None
-    return record
 
 
 def set_apart(lines: list[Line]) -> None:
@@ -120,7 +96,7 @@ def set_apart(lines: list[Line]) -> None:
     settings = Counter(line.setting for line in lines)
     for line in lines:
         if settings[line.setting] > 1 and line.runs:
-            line.setting = "; ".join(part for part in (line.setting, f"run {line.runs[0]['key'][:8]}") if part)
+            line.setting = "; ".join(part for part in (line.setting, f"run {line.runs[0].key[:8]}") if part)
 
 
 def accuracy(lines: list[Line]) -> dict | None:
@@ -156,7 +132,7 @@ def labels(lines: list[Line]) -> list[str]:
 def widths(lines: list[Line]) -> dict | None:
     shown = []
     for line in lines:
-        runs = [run["widths"] for run in line.runs if run.get("widths")]
+        runs = [run.widths for run in line.runs if run.widths]
         if runs and all(run.keys() == runs[0].keys() for run in runs):
             after = [[run[layer][1] for run in runs] for layer in runs[0]]
             shown.append({"title": line.title, "series": line.series, "before": [w[0] for w in runs[0].values()],
@@ -167,7 +143,7 @@ def widths(lines: list[Line]) -> dict | None:
 def norms(lines: list[Line]) -> dict | None:
     shown = []
     for line in lines:
-        if every := [norm for run in line.runs for group in (run.get("group_norms") or {}).values() for norm in group]:
+        if every := [norm for run in line.runs for group in (run.group_norms or {}).values() for norm in group]:
             weights = {name.split(".")[2]: weight for name, weight in sorted(line.config.items())
                        if re.fullmatch(r"method\.penalties\.[^.]+\.weight", name) and isinstance(weight, int | float)}
             told = ", ".join(f"{name}, weight {weight:g}" for name, weight in weights.items())
@@ -182,7 +158,7 @@ def curves(lines: list[Line]) -> dict | None:
     for line in lines:
         for run in line.runs:
             stages: dict[str, dict] = defaultdict(lambda: defaultdict(list))
-            for stage, means in (run.get("curves") or {}).items():
+            for stage, means in run.curves.items():
                 for name, values in means.items():
                     stages[stage.partition("-")[0]][name] += values       # recover-0, ..., recover: one after another
             if stages:
@@ -196,9 +172,8 @@ def seconds(lines: list[Line]) -> dict | None:
     for line in lines:
         on = defaultdict(list)                                     # never a mean over different machines
         for run in line.runs:
-            if run.get("seconds"):
-                device, threads = (run["env"].get(name) for name in ("device", "threads"))
-                on[f"{device}, {threads} thread" + "s" * (threads != 1)].append(run["seconds"])
+            if run.seconds:
+                on[f"{run.env.device}, {run.env.threads} thread" + "s" * (run.env.threads != 1)].append(run.seconds)
         for machine, runs in sorted(on.items()):
             stages = dict.fromkeys(stage for run in runs for stage in run if stage not in ("baseline", "measure"))
             shown.append((line.title, machine, {stage: mean(run.get(stage, 0.0) for run in runs) for stage in stages}))
