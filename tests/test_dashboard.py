@@ -224,4 +224,4 @@ def test_what_cannot_be_done_is_one_line(offline, monkeypatch, tmp_path, capsys)
     (tmp_path / "runs" / "a.json").write_text("{}")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert main(["--from-records", "--results-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")]) == 1
-    assert "error: runs/a.json: schema must be" in capsys.readouterr().err
+    assert "error: runs/a.json: schema: field required" in capsys.readouterr().err
