@@ -103,19 +103,16 @@ def test_the_check_sees_edits_and_forgives_another_matplotlib(small, capsys, mon
     assert main(["--root", str(small), "--check"]) == 1 and "is missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "value", "kind"), [
-    ("widths", {"conv1": [16]}, "widths-half"), ("widths", {"conv1": [16, 0]}, "widths-half"),
-    ("widths", [3], "widths-half"), ("widths", {"conv1": 3}, "widths-half"),
-    ("seconds", {"prune": -1}, "seconds-half"), ("seconds", {"prune": "fast"}, "seconds-half"),
-    ("curves", {"sparse": [1.0]}, "curves-half"), ("curves", {"sparse": {"loss": [float("nan")]}}, "curves-half")])
-def test_a_field_that_cannot_be_drawn_is_named_and_the_rest_is_drawn(small, name, value, kind):
-    names = {figure.name for figure in build(small, [])}
+@pytest.mark.parametrize(("name", "value"), [
+    ("widths", {"conv1": [16]}), ("widths", {"conv1": [16, 0]}), ("widths", [3]), ("widths", {"conv1": 3}),
+    ("seconds", {"prune": -1}), ("seconds", {"prune": "fast"}),
+    ("curves", {"sparse": [1.0]}), ("curves", {"sparse": {"loss": [float("nan")]}})])
+def test_a_record_with_a_field_that_cannot_be_drawn_is_named_and_the_rest_is_drawn(small, name, value):
     (record,) = records(small)["half/resnet56-l1"]
     write(small, {**record, name: value})
     errors: list[str] = []
-    left = {figure.name for figure in build(small, errors)}
-    assert len(errors) == 1 and errors[0].startswith(f"results/runs/{record['key']}.json: {name} must be {{")
-    assert all(lost.startswith(kind) for lost in names - left)
+    assert "accuracy-cifar10-resnet56" in {figure.name for figure in build(small, errors)}
+    assert len(errors) == 1 and errors[0].startswith(f"results/runs/{record['key']}.json: {name}")
     assert "resnet56-l1std" in str(data(small, "widths-half-cifar10-resnet56"))
 
 

@@ -22,7 +22,7 @@ Natural = Annotated[float, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Points = Annotated[float, Field(ge=-100, le=100)]
 Ratio = Annotated[float, Field(ge=1)]                       # 8: eight times fewer
-Filters = Annotated[int, Field(ge=0, le=10**6)]
+Filters = Annotated[int, Field(ge=1, le=10**6)]
 Yes = Literal[True]
 
 
