@@ -169,10 +169,14 @@ def numbers(record: dict) -> dict[str, Any]:
     flat = {f"{part}/{k}": v for part in ("baseline", "pruned", "epochs", "seconds") for k, v in record[part].items()}
     drops = {f"{k}_drop": 100 * (1 - pruned[k] / base[k]) for k in ("params", "macs")}
     drops["filters_drop"] = 100 * (1 - sum(after for _, after in widths) / max(sum(before for before, _ in widths), 1))
-    stated = record["claim"] if isinstance(record.get("claim"), dict) else {}               # tables tell of a bad one
+    stated = record["claim"] if isinstance(record.get("claim"), dict) else {}
     claim = {k: v for k, v in stated.items() if isinstance(v, int | float | str)}
-    if "delta" not in claim and all(isinstance(claim.get(k), int | float) for k in ("baseline", "pruned")):
-        claim["delta"] = round(claim["pruned"] - claim["baseline"], 6)
+    with suppress(TypeError, ZeroDivisionError):                  # a bad claim: the tables tell
+        if {"baseline", "pruned"} <= claim.keys():
+            claim.setdefault("delta", round(claim["pruned"] - claim["baseline"], 6))
+        for what in ("params", "macs"):
+            if f"{what}_ratio" in claim:
+                claim.setdefault(f"{what}_drop", round(100 * (1 - 1 / claim[f"{what}_ratio"]), 4))
     return {**flat, **drops, "delta_top1": pruned["top1"] - base["top1"],
             "speedup": base["latency_ms"] / pruned["latency_ms"], "seconds/total": sum(record["seconds"].values()),
             "commit": record["env"].get("git"), "started": record["started"],
