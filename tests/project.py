@@ -5,6 +5,7 @@ import json
 import re
 
 from reprune.results.tables import main
+from reprune.runs.store import key_of
 
 FULL, SHORT, CHANGED, OWN = "The paper's rows", "Short runs", "Changed runs", "Rows of our own"
 PAPER = {"baseline": 160, "sparse": 0, "recover": 40}
@@ -33,10 +34,11 @@ def project(tmp_path):
 def record(root, row="A", seed=0, base=93.0, top1=92.0, key=None, **changes):
     """Writes a record; `changes` are dotted names with __ for the dot: epochs__recover=1."""
     content = {
-        "schema": 1, "key": key or f"{len(list(root.glob('results/runs/*'))):016x}", "status": "done",
+        "schema": 1, "key": key, "status": "done",
         "experiment": f"some2020/{row}", "claim": None, "method": "l1", "model": "net", "dataset": "cifar10",
         "recipe": "some2020", "seed": seed,
-        "config": {"model": {"name": "net"}, "dataset": {"name": "cifar10", "limit": None, "data_dir": "/secret/place"},
+        "config": {"model": {"name": "net", "of": row},                # a key for each row
+                   "dataset": {"name": "cifar10", "limit": None, "data_dir": "/secret/place"},
                    "method": {"name": "l1", "allocation": {"rates": {"1": 0.5}}}, "trainer": {"precision": "32-true"},
                    "recipe": {"name": "some2020", "recover": {"epochs": 40, "lr": 0.001}}, "seed": seed},
         "baseline": {"top1": base, "params": 1000, "macs": 2000, "latency_ms": 8.0, "source": "trained here"},
@@ -50,6 +52,7 @@ def record(root, row="A", seed=0, base=93.0, top1=92.0, key=None, **changes):
         for part in path:
             node = node[part]
         node[last] = copy.deepcopy(value)
+    content["key"] = content["key"] or key_of(content["config"])
     file = root / "results" / "runs" / f"{content['key']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content))

@@ -43,7 +43,7 @@ def test_short_runs_say_so_and_settings_do_not_mix(root):
     assert len(set(digits)) == 2, digits                           # here the penalty does
     (record,) = records(root)["mitsuno2020/own-digits"]
     record["config"]["method"]["criterion"] = {"of": "another kind"}
-    write(root, {**record, "key": "f" * 16, "seed": 1})
+    write(root, {**record, "seed": 1})
     digits = [p["label"] for p in data(root, "accuracy-digits-resnet20")["points"]]
     assert len(set(digits)) == 3, digits
 
@@ -63,7 +63,7 @@ def test_widths_norms_and_seconds_are_those_of_the_record(root):
 def test_times_of_different_machines_are_not_averaged(root):
     (record,) = records(root)["half/resnet56-l1"]
     record["env"]["threads"] = 7
-    write(root, {**record, "key": "e" * 16, "seed": 1, "seconds": {"prune": 1.0, "recover": 2.0}})
+    write(root, {**record, "seed": 1, "seconds": {"prune": 1.0, "recover": 2.0}})
     bars = {b["label"]: b["stages"] for b in data(root, "seconds-half-cifar10-resnet56")["bars"]}
     assert bars["resnet56-l1 on cpu, 7 threads"] == {"prune": 1.0, "recover": 2.0} and len(bars) == 3
 

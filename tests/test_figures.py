@@ -13,6 +13,7 @@ import pytest
 from reprune.results import tables
 from reprune.results.figures import drawing
 from reprune.results.figures.files import build, for_page, main, told
+from reprune.runs.store import key_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEW = ("li2017/resnet56-A", "li2017/resnet56-B", "half/resnet56-l1", "half/resnet56-l1std")
@@ -28,7 +29,10 @@ def records(root: Path) -> dict[str, list[dict]]:
 
 
 def write(root: Path, record: dict) -> None:
-    (root / f"results/runs/{record['key']}.json").write_text(json.dumps(record))
+    """Under the key that its config and seed have."""
+    config = {**record["config"], "seed": record["seed"]}
+    key = key_of(config)
+    (root / f"results/runs/{key}.json").write_text(json.dumps({**record, "config": config, "key": key}))
 
 
 def project(folder: Path, names: tuple[str, ...]) -> Path:
@@ -170,7 +174,7 @@ def test_many_lines_are_spread_over_several_figures_and_share_a_legend(small):
     (record,) = records(small)["half/resnet56-l1"]
     for number in range(30):
         record["config"]["method"]["criterion"]["p"] = 2 + number
-        write(small, {**record, "key": f"{number:016x}"})
+        write(small, record)
     shown = {figure.name: figure for figure in build(small, [])}
     widths = [len(figure.data["panels"]) for name, figure in shown.items() if name.startswith("widths-half")]
     assert len(widths) == 3 and sum(widths) == 32 and max(widths) <= 12

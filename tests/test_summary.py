@@ -13,6 +13,7 @@ from reprune.results.lines import COLUMNS, collect, summary
 from reprune.results.records import read_record
 from reprune.results.verdict import KINDS, kind, verdict
 from reprune.runs import fingerprint as code
+from reprune.runs.store import key_of
 from reprune.schema import ENDS, Claim
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -55,12 +56,10 @@ def test_the_numbers_are_those_of_plain_python(root):
             assert line[name] == (pytest.approx(statistics.stdev(values), abs=1e-5) if many else None)
 
 
-def test_the_keys_of_a_line_lead_to_its_records_and_the_same_seed_counts_once(root):
-    for seed in (2, 0, 1):
-        record(root, seed=seed, key=f"{'cab'[seed] * 16}")
-    record(root, seed=0, key="d" * 16, started="2026-01-02T00:00:00Z")
+def test_the_keys_of_a_line_lead_to_its_records_in_the_order_of_the_seeds(root):
+    keys = {seed: record(root, seed=seed).stem for seed in (2, 0, 1)}
     (line,) = lines(root)
-    assert line["keys"].split() == ["c" * 16, "d" * 16, "a" * 16, "b" * 16] and line["seeds"] == 3
+    assert line["keys"].split() == [keys[seed] for seed in range(3)] and line["seeds"] == 3
 
 
 def test_every_column_is_there_for_rows_without_runs_too(root):
@@ -137,23 +136,27 @@ def test_a_field_of_the_wrong_kind_is_named_and_never_averaged(root):
     bad, nan = [None, "x", "", " ", "1", -1, 0, 1, True, 1.5, 101, [], {}, [1.0], {"recover": 1}], float("nan")
     bad += [nan, float("inf"), {"a": []}, {"a": [1.0]}, {"a": [nan]}, {"a": [None]}, {"a": [-1]}, {"a": 1},
             {"baseline": 1, "sparse": 0, "recover": 0}, {"baseline": 1, "sparse": 0, "recover": 0.5}]
-    good = json.loads(record(root, key="0" * 16, seconds={"prune": 1.0}, code=NOW, control=None,
-                             group_norms={"conv1": [1.0]}, widths={"conv1": [16, 8]}).read_text())
-    changed = {}
-    for path in leaves(good):
+    good = record(root, seconds={"prune": 1.0}, code=NOW, control=None, group_norms={"conv1": [1.0]},
+                  widths={"conv1": [16, 8]})
+    changed, fine = {}, json.loads(good.read_text())
+    for path in leaves(fine):
         for value in bad:
-            content, key = copy.deepcopy(good), f"{len(changed) + 1:016x}"
-            content["key"] = key
+            content = copy.deepcopy(fine)
             node = content
             for part in path[:-1]:
                 node = node[part]
             node[path[-1]] = value
-            (root / f"results/runs/{key}.json").write_text(json.dumps(content))
-            changed[key] = path
+            content["config"] = {**fine["config"], "n": len(changed)} if path[0] != "config" else content["config"]
+            if path[0] not in ("key", "config"):
+                content["key"] = key_of(content["config"])
+            name = f"{len(changed):016x}" if path[0] in ("key", "config") else content["key"]
+            file = root / f"results/runs/{name}.json"
+            file.write_text(json.dumps(content))
+            changed[file.stem] = path
     errors = []
     used = {run.record.key for line in collect(root, errors).lines for run in line.runs}
     told = {error.split("/")[2][:16]: error.split(": ", 1)[1] for error in errors}
-    assert used | set(told) == {"0" * 16, *changed} and not used & set(told) and len(told) > 500
+    assert used | set(told) == {good.stem, *changed} and not used & set(told) and len(told) > 500
     for key, line in told.items():
         assert changed[key][0] in line and "\n" not in line, (changed[key], line)
     assert {"baseline", "pruned", "epochs", "latency", "widths", "seconds", "group_norms", "env", "seed", "config"} <= {

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from project import CHANGED, CLAIM, FULL, SHORT, claim, project, record, section, tables
 
-from reprune.results.compose_rows import found_in
 from reprune.results.tables import main
+from reprune.runs.compose import composing
+from reprune.runs.store import key_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -47,8 +47,8 @@ def test_what_controls_reach_stands_beside_the_claim(root):
     claimed.write_text(claimed.read_text().replace("method: l1", "method: sfp"))
     record(root, method="sfp")
     for seed, top1 in enumerate((90.0, 89.0)):
-        record(root, seed=seed, top1=top1, method="random", control="random")
-    record(root, top1=60.0, method="sfp", control="scratch", epochs__recover=160)
+        record(root, seed=seed, top1=top1, method="random", control="random", config__method__criterion="random")
+    record(root, top1=60.0, method="sfp", control="scratch", epochs__recover=160, config__recipe__recover__epochs=160)
     text = tables(root)
     first, second = (section(text, "Controls")[name][0] for name in "AB")
     assert first["our Δ"] == "-1.00 (off by 1.02 points (1 seed))"
@@ -67,13 +67,13 @@ def test_what_controls_reach_stands_beside_the_claim(root):
 def test_csv_holds_every_line_and_check_covers_it(root, capsys):
     record(root, seed=0, top1=92.0)
     record(root, seed=1, top1=91.0)
-    record(root, seed=1, top1=50.0, epochs__recover=1)
+    record(root, seed=1, top1=50.0, epochs__recover=1, config__recipe__recover__epochs=1)
     tables(root)
     file = root / "results/results.csv"
     with file.open(newline="") as text:
         found = list(csv.DictReader(text))
     assert [(line["row"], line["section"], line["delta"], line["seeds"]) for line in found] == [
-        ("some2020/A", "full", "-1.5", "2"), ("some2020/A", "short", "-43", "1"), ("some2020/B", "not run", "", "0"),
+        ("some2020/A", "short", "-43", "1"), ("some2020/A", "full", "-1.5", "2"), ("some2020/B", "not run", "", "0"),
         ("some2020/own-half", "not run", "", "0")]
     file.write_text(file.read_text().replace("-43", "-4"))
     assert main(["--check", "--root", str(root)]) == 1
@@ -82,9 +82,8 @@ def test_csv_holds_every_line_and_check_covers_it(root, capsys):
 
 def test_the_same_bytes_whatever_the_order_of_files_and_keys(root, tmp_path_factory, monkeypatch):
     other = project(tmp_path_factory.mktemp("other"))
-    runs = [{"seed": seed, "top1": 92 + 0.1 * seed / 3, "config__recipe__recover__lr": lr, "key": f"{seed}{lr}" * 8,
-             "row": row} for seed in range(5) for lr in (1, 2) for row in "AB"]
-    runs = [{**run, "key": f"{number:016x}"} for number, run in enumerate(runs)]
+    runs = [{"seed": seed, "top1": 92 + 0.1 * seed / 3, "config__recipe__recover__lr": lr, "row": row}
+            for seed in range(5) for lr in (1, 2) for row in "AB"]
     for run in runs:
         record(root, **run)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
@@ -154,8 +153,8 @@ def real(tmp_path):
     ("+method.allocation.new=1", CHANGED, "`method.allocation.new=1`"),
 ])
 def test_a_run_with_anything_else_on_its_command_line_is_not_the_row(real, override, where, setting):
-    with found_in(real), initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", ["experiments=li2017/resnet56-A", override]), resolve=True)
+    with composing(real) as compose:
+        config = OmegaConf.to_container(compose(["experiments=li2017/resnet56-A", override]), resolve=True)
     del config["experiment"], config["trainer"]["enable_model_summary"]              # an option newer than the record
     epochs = config["recipe"]["paper_epochs"]
     record(real, experiment="li2017/resnet56-A", model="resnet56", recipe="li2017", config=config, epochs=epochs,
@@ -165,7 +164,9 @@ def test_a_run_with_anything_else_on_its_command_line_is_not_the_row(real, overr
     assert line["our Δ"] == "-1.00" and line.get("setting", "") == setting
     given = json.loads((file := next(real.glob("results/runs/*"))).read_text())
     given["baseline"]["source"] = given["config"]["model"]["weights"] = "net.th sha256:12"
-    file.write_text(json.dumps(given))
+    given["key"] = key_of(given["config"])
+    file.unlink()
+    file.with_stem(given["key"]).write_text(json.dumps(given))
     assert main(["--root", str(real)]) == 0
     whole = section((real / "results/li2017.md").read_text(), FULL)["resnet56-A"][0]
     assert ("our Δ" in whole) == (where == FULL or "normalize" in override)

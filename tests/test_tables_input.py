@@ -71,19 +71,33 @@ def test_a_bad_claim_is_one_line_and_the_rest_is_built(root, capsys, stated, tol
     ({"key": "../evil"}, None),
 ])
 def test_a_bad_record_is_named_and_the_rest_is_built(root, capsys, changes, told):
-    record(root, row="B", key="00000000000000aa")
-    bad = record(root, key="00000000000000bb")
-    content = json.loads(bad.read_text())
-    bad.unlink()
+    record(root, row="B")
+    bad = record(root, **changes) if "key" not in changes else record(root)
     if "key" in changes:                    # a file that is not named by its key
-        bad.write_text(json.dumps({**content, **changes}))
+        bad.write_text(json.dumps({**json.loads(bad.read_text()), **changes}))
         told = "key '../evil' must be the name of the file"
-    else:
-        record(root, key="00000000000000bb", **changes)
     text = tables(root, rc=1)
     error = capsys.readouterr().err
-    assert error.startswith("error: results/runs/00000000000000bb.json: ") and told in error and error.count("\n") == 1
-    assert section(text, FULL)["B"][0]["our Δ"] == "-1.00" and "bb.json" not in text
+    assert error.startswith(f"error: results/runs/{bad.name}: ") and told in error and error.count("\n") == 1
+    assert section(text, FULL)["B"][0]["our Δ"] == "-1.00" and bad.name not in text
+
+
+@pytest.mark.parametrize("change", ["copied", "config", "seed"])
+def test_a_copy_is_not_averaged_in_twice_and_a_changed_config_has_another_key(root, capsys, change):
+    bad = record(root)
+    content = json.loads(bad.read_text())
+    if change == "copied":
+        bad = bad.with_stem("f" * 16)
+        content["key"] = "f" * 16
+    elif change == "config":
+        content["config"]["recipe"]["recover"]["lr"] = 0.5
+    else:
+        content["config"]["seed"] = 7
+    bad.write_text(json.dumps(content))
+    numbers = section(tables(root, rc=1), FULL)["A"][0]
+    assert numbers.get("seeds", "") == ("1" if change == "copied" else "")
+    error = capsys.readouterr().err
+    assert f"{bad.name}: key {bad.stem} is not that of its config" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["{", "", "[1]", "null", '"3"', "\x00\xff"])

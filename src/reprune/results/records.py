@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from reprune.errors import UserError
 from reprune.results.rows import flat, read_all
 from reprune.runs.fingerprint import PARTS
-from reprune.runs.store import NOT_IN_KEY, unused, without
+from reprune.runs.store import NOT_IN_KEY, key_of, unused, without
 from reprune.schema import STAGES, Record
 
 
@@ -53,6 +53,8 @@ def read_runs(root: Path, errors: list[str]) -> tuple[list[Run], dict[str, dict[
         record = read_record(file)
         if record.key != file.stem:
             raise UserError(f"key {record.key!r} must be the name of the file")
+        if record.key != (key := key_of(record.config)):          # else a copy would be averaged in twice
+            raise UserError(f"key {record.key} is not that of its config, {key}: a copy, or changed by hand")
         if record.experiment is None:
             raise UserError("experiment: must be the id of a row, not None")
         run = run_of(record)
