@@ -43,6 +43,14 @@ def test_a_command_that_gives_another_key_is_not_called_verified(root, told):
     assert "not run from a command line" in told(overrides=None)
 
 
+def test_what_a_record_of_a_stranger_names_is_shown_without_a_command(root, told):
+    config = published(root)[0]["config"]
+    config["method"]["criterion"] = {"_target_": "sympy.sympify", "a": "__import__('os').system('touch x')"}
+    said = told(config=config)
+    assert "no command is given: its config names sympy.sympify, not of this project" in said
+    assert "python run.py" not in said.split("To repeat it")[1]
+
+
 def test_nothing_that_a_record_names_is_imported(told, tmp_path, monkeypatch):
     (tmp_path / "hostile.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,6 +1,7 @@
 """A sweep: what is finished is not launched, a cell that fails never stops the others, the order changes nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -148,6 +149,27 @@ def test_the_order_of_a_sweep_changes_no_result_and_the_baseline_is_trained_once
         (one, weights), (other, same) = found[0][method], found[1][method]
         assert one == other
         assert weights.keys() == same.keys() and all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_a_row_of_a_stranger_runs_nothing_that_it_names(root, tmp_path):
+    """Neither what its config names nor what it makes of hydra; named on the command line, it is trusted."""
+    shutil.copy(root / "run.py", tmp_path)
+    (tmp_path / "conf").symlink_to(root / "conf")
+    folder = tmp_path / "experiments/evil2026"
+    folder.mkdir(parents=True)
+    (tmp_path / "hostile.py").write_text("open('ran', 'w')\nclass Mine: pass\n")
+    call = "{_target_: hostile.Mine}"
+    rows = {"target": f"method: {{criterion: {call}}}", "hydra": f"hydra: {{callbacks: {{x: {call}}}}}",
+            "package": f"callbacks: {{x: {call}}}", "defaults": "defaults: [/hydra/output: x]"}
+    for name, body in rows.items():
+        head = "# @package hydra" if name == "package" else "# @package _global_"
+        (folder / f"{name}.yaml").write_text(f"{head}\n# Row {name}.\n{body}\n")
+    told = {name: sweep(tmp_path, tmp_path, f"experiments=evil2026/{name}", "recipe=smoke") for name in rows}
+    assert all(done.returncode for done in told.values()) and not (tmp_path / "ran").exists()
+    assert "_target_ 'hostile.Mine' is not of this project" in told["target"].stderr
+    for name in ("hydra", "package", "defaults"):
+        assert told[name].stderr.startswith(f"error: experiments/evil2026/{name}.yaml: "), told[name].stderr
+        assert told[name].stderr.count("\n") == 1
 
 
 def sweep(root, out, *overrides: str) -> subprocess.CompletedProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -16,6 +17,7 @@ from reprune.errors import UserError
 from reprune.runs.store import NEUTRAL, NOT_IN_KEY
 from reprune.schema import GROUPS, Claim, Paper, Row
 
+OVERRIDE = re.compile(r"override /(model|dataset|method|recipe|trainer)(/\w+)?")
 LARGEST = 16 * 2**20                                        # bytes of a record or row
 LEFT_OUT = frozenset(("seed", *NOT_IN_KEY))
 
@@ -36,6 +38,12 @@ def read_row(file: Path) -> Row:
     claim, defaults = node.pop("claim", None), node.pop("defaults", None) or []
     if not isinstance(defaults, list):
         raise UserError(f"defaults must be a list, not {defaults!r:.60}")
+    package = re.search(r"@package\s+(\S+)", text)
+    if "hydra" in node or (package and package[1] != "_global_"):
+        raise UserError("a row sets nothing of hydra and nothing outside of `# @package _global_`")
+    if strange := [entry for entry in defaults if not (isinstance(entry, dict) and all(OVERRIDE.fullmatch(str(key))
+                                                                                      for key in entry))]:
+        raise UserError(f"defaults: {strange[0]!r:.60} is no choice of a row, write - override /method: l1")
     comment = [line.lstrip("# ") for line in takewhile(lambda s: s.startswith("#"), text.splitlines())
                if not line.startswith("# @")]
     title, python, rest = "\n".join(comment).partition("python run.py")

@@ -29,6 +29,7 @@ from reprune.results.rows import departures, flat, read_all, read_row
 from reprune.results.verdict import verdict
 from reprune.runs.compose import composing
 from reprune.runs.store import key_of
+from reprune.runs.targets import foreign
 from reprune.schema import STAGES, Claim, Record, Row
 
 BAR = 32                                # characters of the widest layer
@@ -106,6 +107,9 @@ def how_to_repeat(record: Record, root: Path) -> list[str]:
     commit, lines = record.env.git or "", ["", "[bold]To repeat it[/bold]"]
     code = f"the code it was made with: git checkout {commit.rstrip('+')}" if commit else "its commit is not known"
     code += ", and changes that were not committed" * commit.endswith("+")
+    if strange := foreign(record.config, []):
+        return [*lines, escape(f"no command is given: its config names {', '.join(strange)}, not of this project"),
+                escape(code)]
     if record.overrides is None:
         return [*lines, escape("it was not run from a command line; its record holds the whole config"), escape(code)]
     notes, weights = [], str(record.config["model"].get("weights") or "")

@@ -1,5 +1,4 @@
 """What a campaign runs next, and how long that takes. Its processes: campaign_runs.py"""
-
 from __future__ import annotations
 
 import json
@@ -23,6 +22,7 @@ from reprune.errors import UserError
 from reprune.results.rows import read_rows
 from reprune.runs.compose import composing
 from reprune.runs.store import Store
+from reprune.runs.targets import hold
 from reprune.schema import Row
 from reprune.structure.cost import cost, latency
 from reprune.structure.groups import trace
@@ -134,7 +134,8 @@ def find(root: Path, patterns: Sequence[str], seeds: Sequence[int], overrides: S
 
 def look(cfg: DictConfig, row: Row, job: Job) -> Job:
     """The job, with what its config says. Raises UserError where the data is not there."""
-    config, recipe, method = OmegaConf.to_container(cfg, resolve=True), cfg.recipe, instantiate(cfg.method)
+    hold(config := OmegaConf.to_container(cfg, resolve=True), job.overrides)
+    recipe, method = cfg.recipe, instantiate(cfg.method)
     model, dataset, paper = config["model"], config["dataset"], recipe.paper_epochs
     job.store, job.images, job.tested = Store(cfg), *images_of(json.dumps(dataset))
     job.baseline, job.log = baseline(job.store), job.store.root / "campaign" / f"{job.store.key}.log"
@@ -188,7 +189,7 @@ class Throughput:
         self.here = {"device": on, **({"threads": threads} if on == "cpu" else
                                       {"device_name": torch.cuda.get_device_name()})}
         self.start = start
-        self.images = {as_text(job.store.config["dataset"]): job.images for job in jobs}
+        self.images = {json.dumps(job.store.config["dataset"], sort_keys=True): job.images for job in jobs}
         self.rates: dict[int, float] = {}               # MACs of a net -> multiply-adds per second
         self.rest: dict[tuple, float] = {}              # row, control -> seconds of pruning and measuring
         for record in records(jobs):
@@ -204,7 +205,7 @@ class Throughput:
         took, macs = defaultdict(float, record["seconds"]), record["baseline"]["macs"]
         self.rest[record["experiment"], record.get("control")] = took["prune"] + took["measure"]
         epochs, seconds = (of["sparse"] + of["recover"] for of in (record["epochs"], took))
-        work = STEP * macs * self.images.get(as_text(record["config"]["dataset"]), 0) * epochs
+        work = STEP * macs * self.images.get(json.dumps(record["config"]["dataset"], sort_keys=True), 0) * epochs
         if work and seconds > 0:                        # a baseline may have been found: its seconds say nothing
             self.rates[macs] = work / seconds
 
@@ -245,7 +246,3 @@ def gone_into(file: Path, _: int) -> float:
     with suppress(ValueError, KeyError, TypeError):     # facts without a time
         return spent(file) if file.suffix == ".ckpt" else json.loads(file.read_text())["facts"]["seconds"]
     return 0.0
-
-
-def as_text(dataset: dict) -> str:
-    return json.dumps({**dataset, "workers": None}, sort_keys=True)

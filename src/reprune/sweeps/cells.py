@@ -22,13 +22,15 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from reprune.errors import UserError, user_error
 from reprune.files import GO_ON, write_json
+from reprune.results.rows import read_all, read_row
 from reprune.runs.compose import Composer, outside_of_jobs
 from reprune.runs.control import settle
 from reprune.runs.store import Store
+from reprune.runs.targets import hold
 
 SWEEP = "REPRUNE_SWEEP"                 # environment variable: the id of the sweep, for jobs in other processes
 
@@ -56,6 +58,11 @@ def rows(choice: str, root: Path) -> list[str]:
             found = ["[]"]
         elif not found:
             raise UserError(f"experiments={part} matches no row; the rows are: {', '.join(valid)}")
+        else:                                                     # Hydra acts on a file before anyone else looks at it
+            errors: list[str] = []
+            read_all([root / f"experiments/{row}.yaml" for row in found], read_row, root, errors)
+            if errors:
+                raise UserError(errors[0])
         chosen += found
     return chosen
 
@@ -129,6 +136,7 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     note = Path(cfg.output_dir) / "failed" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     try:
         settle(cfg, HydraConfig.get().runtime.choices.get("experiments"))
+        hold(OmegaConf.to_container(cfg), HydraConfig.get().overrides.task)
         note = note.with_stem(Store(cfg).key)                     # unless it has none: a file of weights is missing
         value = objective(run(cfg), cfg.search.macs)
     except Exception as error:
