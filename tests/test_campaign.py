@@ -36,7 +36,7 @@ defaults:
   - override /dataset: digits
   - override /method: {method}
   - override /recipe: smoke
-method: {{allocation: {{rate: {rate}}}}}
+method: {{allocation: {{rate: {rate}, groups: inner}}}}
 recipe: {{paper_epochs: {{baseline: 1, sparse: 0, recover: {paper}}}, baseline: {{epochs: 1}}, recover: {{epochs: 1}}}}
 """
 CLAIM = "claim: {baseline: 93.04, pruned: 93.06, source: Table 1, provenance: paper}\n"
@@ -102,7 +102,7 @@ def test_claims_come_first_then_their_controls_their_seeds_and_other_rows(projec
 
 
 def test_controls_are_those_asked_for_and_one_that_several_rows_share_runs_once(project):
-    same = ROW.format(title="Row other", name="other", method="l1std", rate=0.5, paper=1) + CLAIM
+    same = ROW.format(title="Row other", name="other", method="sfp", rate=0.5, paper=1) + CLAIM
     (project / "experiments/some2020/other.yaml").write_text(same)
     names = {"some2020/A seed 0", "some2020/other seed 0"}
     jobs, _ = find(project, ["some2020/A", "some2020/other"], [0], [], ["random"])

@@ -84,9 +84,7 @@ class Job:
 
 
 def order(jobs: Sequence[Job], left: float, seconds: Callable[[Job], float]) -> list[Job]:
-    """The jobs to do: what is half done, then as in WHY; among equals, rows without any record, then the cheapest.
-
-    jobs: all; left: seconds that remain."""
+    """Of all jobs, those to do: half done, then as in WHY; equals: without any record, then cheap. left: seconds."""
     need = {job: seconds(job) for job in jobs if job.state == TODO}
     wanted = {job.row for job in jobs if job.claimed and need.get(job, 0) <= left}
     first: dict[tuple, tuple[bool, int]] = {}           # the seed to begin with, if none is done or under way
