@@ -1,4 +1,16 @@
-"""reprune: re-runs CNN filter-pruning papers and regenerates their result tables beside the papers' own numbers."""
+"""reprune: re-runs CNN filter-pruning papers and regenerates their result tables beside the papers' own numbers.
+
+    pipeline.py     one run, top to bottom: read it first
+    methods/        one paper, one file
+    pruning/        how filters are chosen: sockets, allocations, rounds, what a criterion may look at
+    structure/      tracing, filter groups, costs; filters are removed in surgery.py
+    models/ data/   nets, their checkpoints, exports; datasets
+    training/       the LightningModule and its callbacks; a stage goes on where it was cut off: checkpoints.py
+    runs/           one run on disk: its key and folder, its stages (found or made), its record and curves
+    sweeps/         many runs: cells, workers, status, campaigns
+    results/        rows and claims, records, lines; verdict.py; render/, figures/
+    schema/ files.py errors.py      the ground: what records and claims are, whole files, errors in one line
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
