@@ -91,7 +91,7 @@ class Greedy(Budget):
             plan = {name: lift(keep, step[name]) if name in step else keep for name, keep in plan.items()}
             if enough <= block:
                 return plan
-            now = replace(now, net=remove(now.net, step), seed=probe.seed + self.resample * removed(plan))
+            now = replace(now, net=remove(now.net, step, check=False), seed=probe.seed + self.resample * removed(plan))
             if start is not None and now.loss({}) - start > self.max_loss_increase:
                 return plan
             scores = self.criterion([g for g in now.groups if g.name in names], now)

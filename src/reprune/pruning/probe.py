@@ -4,8 +4,6 @@ The test set is not reachable from here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from reprune.structure.cost import Cost, CostTable
 from reprune.structure.groups import FilterGroup, Plan, trace, traced
+from reprune.structure.modes import eval_mode
 from reprune.structure.surgery import silenced
 
 
@@ -80,18 +79,6 @@ class Original:
         then = replace(now, net=self.net)
         then.memo = self.memo
         return then
-
-
-@contextmanager
-def eval_mode(net: nn.Module) -> Iterator[None]:
-    """In eval mode; afterwards every module has the mode it had."""
-    modes = {m: m.training for m in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @torch.no_grad()

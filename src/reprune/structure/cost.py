@@ -9,12 +9,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from reprune.structure.groups import PRODUCERS, Plan, traced
+from reprune.structure.modes import eval_mode
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,13 @@ def cost(net: nn.Module, example: Tensor) -> Cost:
         nonlocal macs
         macs += _macs(module, out.numel())
 
-    modes = {m: m.training for m in net.modules()}
     hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, PRODUCERS)]
     try:
-        with torch.no_grad():
-            net.eval()(example[:1])
+        with torch.no_grad(), eval_mode(net):
+            net(example[:1])
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
     return Cost(sum(p.numel() for p in net.parameters()), macs)
 
 
@@ -129,19 +128,16 @@ def latency(nets: list[nn.Module], example: Tensor, repeats: int = 15, seconds: 
     The nets take turns (A B A B ...), so that a machine whose speed drifts is fair to all of them.
     """
     times: list[list[float]] = [[] for _ in nets]
-    modes = [{m: m.training for m in net.modules()} for net in nets]
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as modes:
         for net in nets:
-            net.eval()(example)                                   # warm-up
+            modes.enter_context(eval_mode(net))
+            net(example)                                          # warm-up
         started = time.perf_counter()
         for turn in range(repeats):
             for net, row in zip(nets, times, strict=True):
                 row.append(_timed(net, example))
             if turn >= 2 and time.perf_counter() - started > seconds:
                 break
-    for mode in modes:
-        for module, training in mode.items():
-            module.training = training
     device = torch.cuda.get_device_name() if example.is_cuda else "cpu"
     return [Latency(round(statistics.median(row) * 1000, 3), len(example), torch.get_num_threads(), device)
             for row in times]
@@ -162,14 +158,8 @@ def peak_memory(net: nn.Module, example: Tensor) -> int:
 
     On a GPU from the allocator; on a CPU from the profiler's record of every allocation. example [B, C, H, W].
     """
-    training = {m: m.training for m in net.modules()}
-    net.eval()
-    try:
-        with torch.no_grad():
-            return allocated(lambda: net(example), example.is_cuda)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with torch.no_grad(), eval_mode(net):
+        return allocated(lambda: net(example), example.is_cuda)
 
 
 def allocated(work: Callable[[], object], cuda: bool = False) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from reprune.errors import UserError
 from reprune.structure.labels import PROTECTED, Call, Edit, Ledger
+from reprune.structure.modes import eval_mode
 from reprune.structure.notes import note, notes
 from reprune.structure.tracer import LabelRun
 
@@ -77,7 +78,9 @@ class Trace:
     axes: dict[tuple[str, str], Tensor]          # (module, axis) -> atom of every channel, [channels], -1 = always kept
     edits: list[Edit]                            # literals in the forward code that count channels
     calls: list[Call]                            # conv and linear calls, for counting MACs
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]                 # of one image; dtype, device: of the example
+    dtype: torch.dtype
+    device: torch.device
     offsets: dict[str, int] = field(default_factory=dict)
 
     def keep(self, plan: Plan) -> Tensor:
@@ -117,10 +120,8 @@ def trace(net: nn.Module, example: Tensor) -> list[FilterGroup]:
     warning.
     Raises UserError where torch.fx cannot follow the forward code, or where the example does not fit the net.
     """
-    modes = {m: m.training for m in net.modules()}
-    try:
-        net.eval()
-        ledger = Ledger()
+    ledger = Ledger()
+    with eval_mode(net):
         graph = _symbolic(net)
         try:
             LabelRun(graph, net, ledger).label(example[:1])
@@ -129,10 +130,7 @@ def trace(net: nn.Module, example: Tensor) -> list[FilterGroup]:
                             f"{str(error).splitlines()[0]}") from error
         if _unreached(net, ledger):                               # auxiliary heads exist in training mode only
             _label_training_branch(net, ledger, example[:1])
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    found = _assemble(ledger, tuple(example.shape[1:]))
+    found = _assemble(ledger, example)
     note(net, trace=found)
     return found.groups
 
@@ -174,7 +172,7 @@ def _label_training_branch(net: nn.Module, ledger: Ledger, example: Tensor) -> N
         warnings.warn(f"{unused} is never called: left as it is", stacklevel=3)
 
 
-def _assemble(ledger: Ledger, input_shape: tuple[int, ...]) -> Trace:
+def _assemble(ledger: Ledger, example: Tensor) -> Trace:
     """Labels and the pairs united -> atoms -> groups."""
     left = torch.cat([a for a, _ in ledger.edges]).numpy() if ledger.edges else np.empty(0, int)
     right = torch.cat([b for _, b in ledger.edges]).numpy() if ledger.edges else np.empty(0, int)
@@ -219,4 +217,4 @@ def _assemble(ledger: Ledger, input_shape: tuple[int, ...]) -> Trace:
     atoms_at = torch.from_numpy(number[component])                # [labels] -> atom
     axes = {key: atoms_at[vector] for key, vector in ledger.axes.items()}
     edits = [edit.map(lambda vector: atoms_at[vector]) for edit in ledger.edits]
-    return Trace(groups, axes, edits, ledger.calls, input_shape, offsets)
+    return Trace(groups, axes, edits, ledger.calls, tuple(example.shape[1:]), example.dtype, example.device, offsets)

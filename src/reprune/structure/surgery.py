@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, fx, nn
 
+from reprune.structure.check import verify
 from reprune.structure.groups import Plan, kept, traced
 from reprune.structure.labels import Edit
 from reprune.structure.notes import note, notes
@@ -39,28 +40,27 @@ def silenced(net: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     try:
         yield net
     finally:
-        with torch.no_grad():
-            for tensor, dim, gone, values in reversed(before):
-                tensor.index_copy_(dim, gone, values)
+        for tensor, dim, gone, values in reversed(before):
+            tensor.index_copy_(dim, gone, values)
 
 
-@torch.no_grad()
 def _silence(net: nn.Module, plan: Plan) -> list[tuple[Tensor, int, Tensor, Tensor]]:
     """In place. -> (weight, dimension, which of its slices are zero now, what they were)"""
     keep, before = traced(net).keep(plan), []
     for (name, axis), atoms in traced(net).axes.items():
         gone = (~kept(atoms, keep)).nonzero().squeeze(1)
-        if not len(gone):
-            continue
-        for tensor, dim in _acting(net.get_submodule(name), axis):
-            at = gone.to(tensor.device)
-            before.append((tensor, dim, at, tensor.index_select(dim, at)))
-            tensor.index_fill_(dim, at, 0)
+        for tensor, dim in _acting(net.get_submodule(name), axis) if len(gone) else ():
+            values, at = tensor.data, gone.to(tensor.device)      # .data: a backward pass may still want the weights
+            before.append((values, dim, at, values.index_select(dim, at)))
+            values.index_fill_(dim, at, 0)
     return before
 
 
-def remove(net: nn.Module, plan: Plan) -> nn.Module:
+def remove(net: nn.Module, plan: Plan, check: bool = True) -> nn.Module:
     """A copy that is really smaller, with outputs equal to `silence(net, plan)` in eval mode.
+
+    check: run both on a random image, and raise RemovalError rather than give out a net that says something else; False
+    where the copy is thrown away, or its weights are.
 
     Class and module names stay; only where the forward code itself counts channels (zero-padded shortcuts, chunks,
     literal sizes in a view) is the copy a torch.fx GraphModule with the same module names. The plan is appended to the
@@ -68,17 +68,19 @@ def remove(net: nn.Module, plan: Plan) -> nn.Module:
     """
     trace = traced(net)
     keep = trace.keep(plan)
-    net = copy.deepcopy(net)
+    smaller = copy.deepcopy(net)
     for (name, axis), atoms in trace.axes.items():
         stay = kept(atoms, keep)
         if not stay.all():
-            _cut(net.get_submodule(name), axis, stay.nonzero().squeeze(1))
+            _cut(smaller.get_submodule(name), axis, stay.nonzero().squeeze(1))
     edits = [e for e in trace.edits if not all(kept(v, keep).all() for v in e.vectors)]
     if edits:
-        net = _rewrite(net, edits, keep)
+        smaller = _rewrite(smaller, edits, keep)
     history = [*notes(net).get("history", []), {g: m.clone().cpu() for g, m in plan.items()}]
-    note(net, trace=None, history=history, input_shape=trace.input_shape)
-    return net
+    note(smaller, trace=None, history=history, input_shape=trace.input_shape)
+    if check:
+        verify(net, silenced(net, plan), smaller, keep)
+    return smaller
 
 
 @torch.no_grad()

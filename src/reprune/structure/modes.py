@@ -1,0 +1,36 @@
+"""Looking at a net without changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """In eval mode; afterwards every module has the mode it had."""
+    modes = {m: m.training for m in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def untouched(net: nn.Module, device: torch.device) -> Iterator[None]:
+    """In eval mode and without gradients; afterwards modes, buffers (some nets count their calls in one) and the random
+    numbers of the CPU and of `device` are what they were."""
+    buffers = [(m, name, b) for m in net.modules() for name, b in m._buffers.items() if b is not None]
+    with torch.no_grad(), eval_mode(net), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            for module, name, buffer in buffers:
+                module._buffers[name] = buffer.clone()
+            yield
+        finally:
+            for module, name, buffer in buffers:
+                module._buffers[name] = buffer
