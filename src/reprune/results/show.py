@@ -28,6 +28,7 @@ from reprune.results.render.text import origin, points, stated
 from reprune.results.rows import departures, flat, read_all, read_row
 from reprune.results.verdict import verdict
 from reprune.runs.compose import composing
+from reprune.runs.fingerprint import changed, fingerprint
 from reprune.runs.store import key_of
 from reprune.schema import STAGES, Claim, Record, Row
 
@@ -193,8 +194,9 @@ def environment(record: Record) -> list[str]:
     env = {name: value for name, value in record.env if value is not None}
     device = " ".join(str(env.pop(name)) for name in ("devices", "device", "device_name", "threads") if name in env)
     said = [f"{name} {value}" for name, value in env.items() if name != "git"]
+    parts = changed(record.code, fingerprint(record.config))
     return ["", f"[bold]Made with[/bold]  commit {record.env.git or 'unknown'}, started {escape(record.started)}",
-            escape(f"{', '.join(said)}; {device} threads")]
+            escape(f"{', '.join(said)}; {device} threads"), *[f"its code is not today's ({parts})"] * bool(parts)]
 
 
 def show(record: Record, file: Path, root: Path, console: Console) -> None:
