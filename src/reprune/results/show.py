@@ -124,8 +124,8 @@ def how_to_repeat(record: Record, root: Path) -> list[str]:
 
 
 def key_here(record: Record, root: Path) -> str:
-    """Of the run that the record's overrides make with the configs below `root`, given the same weights. Nothing is
-    imported or run. Raises UserError where they do not compose."""
+    """Of the run that the record's overrides make with the configs below `root`, given the same weights and images.
+    Nothing is imported or run. Raises UserError where they do not compose."""
     try:
         with composing(root) as compose:
             cfg = compose(record.overrides)
@@ -134,6 +134,8 @@ def key_here(record: Record, root: Path) -> str:
         raise UserError(f"it does not compose ({' '.join(str(error).split())})") from error
     if config["model"].get("weights"):
         config["model"]["weights"] = record.config["model"].get("weights")
+    if images := record.config["dataset"].get("content"):
+        config["dataset"]["content"] = images
     return key_of(config)
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 import reprune
 from reprune.errors import UserError
 from reprune.files import leftovers, read_sealed, write_json, write_sealed
+from reprune.runs.content import content
 from reprune.runs.fingerprint import changed, fingerprint
 from reprune.runs.stages import Stage, locked, or_again, read_facts, tell, write_facts
 from reprune.schema import Record
@@ -35,7 +36,8 @@ NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False}
 
 
 def resolved(cfg: DictConfig) -> dict:
-    """The whole config as plain data, without places; `model.weights` is the file's name and its content's hash."""
+    """The whole config as plain data, without places; `model.weights` is the file's name and its content's hash, and
+    `dataset.content` stands for the images of a dataset of folders."""
     config = OmegaConf.to_container(cfg, resolve=True)
     weights = config["model"].get("weights")
     if weights:
@@ -44,6 +46,8 @@ def resolved(cfg: DictConfig) -> dict:
             raise UserError(f"model.weights: no file at {path.absolute()}")
         now = path.stat()
         config["model"]["weights"] = f"{path.name} sha256:{_sha256(path, now.st_ino, now.st_mtime_ns, now.st_size)}"
+    if images := content(config["dataset"], Path(config["output_dir"])):
+        config["dataset"]["content"] = images
     return without(config, PLACES)
 
 
