@@ -10,6 +10,7 @@ from PIL import Image
 
 from reprune.pipeline import run
 from reprune.results import show
+from reprune.results.records import config_id
 from reprune.runs import content as images
 from reprune.runs.store import Store, baseline_key
 
@@ -86,3 +87,31 @@ def test_the_key_of_a_record_of_a_folder_is_verified_where_the_folder_is_not(tre
     record = json.loads(next(root.glob("results/runs/*.json")).read_text())
     record = show.Record.model_validate({**record, "key": key, "config": config, "overrides": FOLDER})
     assert show.key_here(record, root) == key
+
+
+@pytest.mark.parametrize("option", ["+trainer.limit_train_batches=1", "+trainer.max_steps=3",
+                                    "trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=0.1",
+                                    "trainer.deterministic=true"])
+def test_what_changes_training_changes_the_key_of_the_baseline_too(option, configure):
+    plain, other = keys(configure()), keys(configure(option))
+    assert plain[0] != other[0] and plain[1] != other[1]
+
+
+def test_a_baseline_that_was_cut_short_is_not_that_of_the_plain_command(configure):
+    short = run(configure("method=l1", "+trainer.limit_train_batches=1"))
+    record = run(configure("method=l1"))
+    assert record["curves"]["baseline"] != short["curves"]["baseline"]
+
+
+def test_where_a_run_trains_is_not_in_its_keys(configure):
+    plain = keys(configure())
+    for options in (["trainer=ddp", "trainer.devices=1"], ["trainer.devices=[0]"], ["trainer.accelerator=auto"],
+                    ["trainer.enable_progress_bar=true"]):
+        assert keys(configure(*options, "trainer.accelerator=cpu")) == plain, options
+
+
+def test_several_devices_are_in_the_keys(configure):
+    one, two, four = (keys(configure("trainer=ddp", f"trainer.devices={n}")) for n in (1, 2, 4))
+    unlike = keys(configure("trainer=ddp", "trainer.sync_batchnorm=false"))
+    assert len({*one, *two, *four, *unlike}) == 8
+    assert config_id(Store(configure("trainer=ddp")).config) != config_id(Store(configure()).config)

@@ -30,9 +30,10 @@ PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")         #
 HERE = (*PLACES, "dataset.workers", "logger", "force", "search", "trainer.enable_progress_bar")   # of no use elsewhere
 # What a result does not depend on: besides, what a run is called, and where it runs.
 NOT_IN_KEY = (*HERE, "claim", "control", "experiment", "measure", "model.name", "recipe.name", "recipe.paper_epochs",
-              "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.sync_batchnorm", "speed.graph")
+              "trainer.accelerator", "speed.graph")
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
-NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False}
+NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False, "trainer.devices": 1}
+SEVERAL = ("trainer.devices", "trainer.strategy", "trainer.sync_batchnorm")    # of no effect where there is one device
 
 
 def resolved(cfg: DictConfig) -> dict:
@@ -71,12 +72,14 @@ def key_of(config: dict) -> str:
 
 
 def unused(config: dict) -> list[str]:
-    """The names of NEUTRAL that a config has with the value that means nothing new.
+    """The names of NEUTRAL that a config has with the value that means nothing new; SEVERAL, where there is one device.
 
-    >>> unused({"method": {"allocation": {"multiple": 8}}, "speed": {"compile": False}})
+    >>> unused({"method": {"allocation": {"multiple": 8}}, "speed": {"compile": False}, "trainer": {"devices": 2}})
     ['speed.compile']
     """
-    return [name for name, value in NEUTRAL.items() if get(config, name) == value]
+    devices = get(config, "trainer.devices")
+    one = devices in (..., 1, "1") or isinstance(devices, list) and len(devices) == 1
+    return [*(name for name, value in NEUTRAL.items() if get(config, name) == value), *SEVERAL * one]
 
 
 def get(node: Any, name: str) -> Any:
@@ -116,7 +119,7 @@ def baseline_key(config: dict) -> str:
     later = ("sparse", "between", "recover", "test_every_epoch")
     recipe = {k: v for k, v in config["recipe"].items() if k not in later}
     return key_of({"model": config["model"], "dataset": config["dataset"], "recipe": recipe, "seed": config["seed"],
-                   "precision": config["trainer"]["precision"], "speed": config.get("speed", {}), "baseline": True})
+                   "trainer": config["trainer"], "speed": config.get("speed", {}), "baseline": True})
 
 
 class Store:
