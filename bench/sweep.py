@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 from reprune import models
 from reprune.pipeline import run
-from reprune.runs.store import Store, write_json
+from reprune.runs.store import Store
 from reprune.sweeps.cells import cell
 from reprune.training.classifier import fit
 
@@ -53,10 +53,13 @@ def sweep(*overrides: str) -> float:
 def finished_cells(folder: Path) -> list[dict]:
     given = ["method=l1", f"output_dir={folder}"]
     sweep(*given, "seed=0", "dataset.limit=240")                  # also loads the code
-    (record,) = (json.loads(file.read_text()) for file in folder.glob("*/record.json"))
+    (file,) = folder.glob("*/record.json")
+    record, net = json.loads(file.read_text()), file.with_name("net.safetensors").read_bytes()
     for seed in range(CELLS):
         store = Store(compose("config", [*ALWAYS, *given, f"seed={seed}"]))
-        write_json(store.record_file, {**record, "key": store.key, "seed": seed})
+        store.folder.mkdir(exist_ok=True)
+        store.net_file.write_bytes(net)
+        store.write({**record, "key": store.key, "seed": seed})
     ways = {"Hydra's basic sweeper": "basic", "reprune": "missing"}
     took = turns({way: partial(sweep, *given, f"seed=range({CELLS})", f"hydra/sweeper={name}")
                   for way, name in ways.items()}, SWEEPS, warm_up=0)

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from test_resume import result
 
 from reprune.__main__ import main
+from reprune.files import write_json
 from reprune.pipeline import run
 from reprune.runs.compose import Composer
-from reprune.runs.store import Store, write_json
+from reprune.runs.store import Store
 from reprune.sweeps import status
 from reprune.sweeps.cells import SWEEP, Cells, cell
 
@@ -94,7 +95,9 @@ def test_a_cell_whose_job_may_see_another_config_is_left_to_the_job(hydra, tmp_p
     where = [*TINY, *EPOCHS, f"output_dir={tmp_path}/outputs", f"results_dir={tmp_path}/results", "method=baseline"]
     master = hydra.compose_config("config", where, "MULTIRUN", with_log_configuration=False)
     finished = Store(compose("config", [*where, "seed=0"]))
-    write_json(finished.record_file, {"status": "done", "key": finished.key})
+    finished.folder.mkdir(parents=True)
+    finished.net_file.touch()
+    finished.write({"status": "done", "key": finished.key, "code": finished.code})
     with open_dict(master):
         master.hydra.job.num = 0
     HydraConfig.instance().set_config(master)

@@ -23,7 +23,6 @@ from reprune.pruning.probe import Original, Probe
 from reprune.pruning.rounds import Round
 from reprune.pruning.sockets import Method
 from reprune.runs.compose import typed
-from reprune.runs.fingerprint import fingerprint
 from reprune.runs.loggers import open_logger
 from reprune.runs.measure import Stopwatch, environment, group_norms, measure, show
 from reprune.runs.stages import Stage
@@ -202,7 +201,7 @@ class Run:
                        "recover": sum(f["epochs"] for f in recovered.values())}, **norms,
             "curves": {name: f["curve"] for name, f in facts.items() if f.get("curve")},
             "paper_epochs": store.config["recipe"]["paper_epochs"], "seconds": self.watch.seconds,
-            "code": fingerprint(store.config), "env": environment(device(cfg), cfg.trainer.devices),
+            "code": store.code, "env": environment(device(cfg), cfg.trainer.devices),
             "started": self.watch.started}
 
 

@@ -28,6 +28,7 @@ from reprune.results.render.text import origin, points, stated
 from reprune.results.rows import departures, flat, read_all, read_row
 from reprune.results.verdict import verdict
 from reprune.runs.compose import composing
+from reprune.runs.fingerprint import changed, fingerprint
 from reprune.runs.store import key_of
 from reprune.runs.targets import foreign
 from reprune.schema import STAGES, Claim, Record, Row
@@ -127,8 +128,8 @@ def how_to_repeat(record: Record, root: Path) -> list[str]:
 
 
 def key_here(record: Record, root: Path) -> str:
-    """Of the run that the record's overrides make with the configs below `root`, given the same weights. Nothing is
-    imported or run. Raises UserError where they do not compose."""
+    """Of the run that the record's overrides make with the configs below `root`, given the same weights and images.
+    Nothing is imported or run. Raises UserError where they do not compose."""
     try:
         with composing(root) as compose:
             cfg = compose(record.overrides)
@@ -137,6 +138,8 @@ def key_here(record: Record, root: Path) -> str:
         raise UserError(f"it does not compose ({' '.join(str(error).split())})") from error
     if config["model"].get("weights"):
         config["model"]["weights"] = record.config["model"].get("weights")
+    if images := record.config["dataset"].get("content"):
+        config["dataset"]["content"] = images
     return key_of(config)
 
 
@@ -197,8 +200,9 @@ def environment(record: Record) -> list[str]:
     env = {name: value for name, value in record.env if value is not None}
     device = " ".join(str(env.pop(name)) for name in ("devices", "device", "device_name", "threads") if name in env)
     said = [f"{name} {value}" for name, value in env.items() if name != "git"]
+    parts = changed(record.code, fingerprint(record.config))
     return ["", f"[bold]Made with[/bold]  commit {record.env.git or 'unknown'}, started {escape(record.started)}",
-            escape(f"{', '.join(said)}; {device} threads")]
+            escape(f"{', '.join(said)}; {device} threads"), *[f"its code is not today's ({parts})"] * bool(parts)]
 
 
 def show(record: Record, file: Path, root: Path, console: Console) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 import reprune
 from reprune.errors import UserError
-from reprune.files import GO_ON, intact, leftovers, read_sealed, write_sealed
+from reprune.files import GO_ON, intact, leftovers, read_sealed, write_json, write_sealed
+from reprune.runs.fingerprint import changed
 
 if TYPE_CHECKING:                       # torch is imported with the first net: a look at keys and places needs none
     from torch import nn
@@ -27,30 +30,80 @@ class Stage:
     net: Path
     facts: Path
     unfinished: Path                    # while it is made: a checkpoint to go on from
+    key: str                            # of its run, or of a baseline that runs share
+    code: dict[str, str]                # that makes it now: see `fingerprint`
 
     def found(self) -> tuple[nn.Module, dict] | None:
-        """What has been kept; None where nothing is, or it is damaged. `unfinished` is whole by then, or not there."""
+        """What has been kept; None where nothing is, it is damaged, or other code has made it. `unfinished` is whole
+        by then, and of this code, or not there."""
         if self.facts.is_file():
             with or_again(self.net):
-                done = self._read()
-                with suppress(OSError):
-                    self.unfinished.unlink(missing_ok=True)       # of one that was killed right after
-                return done
-        if self.unfinished.is_file() and not intact(self.unfinished):
-            _tell(f"{self.unfinished}: cannot be read, its stage starts again")
+                if (done := self._read()) is not None:
+                    with suppress(OSError):
+                        self._forget()                            # of one that was killed right after
+                    return done
+        if self.unfinished.is_file() and not self._goes_on():
             self.unfinished.unlink()
+        write_json(self._begun, self.code)
         return None
 
     def keep(self, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
         """-> them, as who finds them will read them"""
         reprune.save(net, self.net)
-        write_sealed(self.facts, facts, self.net)                 # last: its presence = finished
-        self.unfinished.unlink(missing_ok=True)
+        write_facts(self.facts, facts, self.code, self.net)       # last: its presence = finished
+        self._forget()
         return self._read()
 
-    def _read(self) -> tuple[nn.Module, dict]:
-        facts = read_sealed(self.facts, self.net)
-        return reprune.load(self.net), facts
+    def _read(self) -> tuple[nn.Module, dict] | None:
+        facts = read_facts(self.facts, self.key, self.code, self.net)
+        return None if facts is None else (reprune.load(self.net), facts)
+
+    @property
+    def _begun(self) -> Path:
+        """Says which code `unfinished` is of."""
+        return self.unfinished.with_name(f".{self.unfinished.stem}.code")
+
+    def _forget(self) -> None:
+        self.unfinished.unlink(missing_ok=True)
+        self._begun.unlink(missing_ok=True)
+
+    def _goes_on(self) -> bool:
+        """From `unfinished`; if not, a line says why."""
+        if not intact(self.unfinished) or not checkpoint(self.unfinished):
+            tell(f"{self.unfinished}: cannot be read, its stage starts again")
+            return False
+        try:
+            code = json.loads(self._begun.read_text(encoding="utf-8"))
+        except (OSError, ValueError):                             # from before it was written
+            code = None
+        return same_code(self.unfinished, self.key, code, self.code)
+
+
+def checkpoint(file: Path) -> bool:
+    """Is this intact zip what Lightning saves of a training? torch, which would tell, is not imported here."""
+    with zipfile.ZipFile(file) as content:
+        pickles = [name for name in content.namelist() if name.endswith("/data.pkl")]
+        text = content.read(pickles[0]) if pickles else b""
+    return all(part in text for part in (b"state_dict", b"optimizer_states", b"loops", b"callbacks", b"Unfinished"))
+
+
+def write_facts(file: Path, facts: Any, code: dict[str, str], *beside: Path) -> None:
+    """Sealed, with the files beside them and the code that has made them."""
+    write_sealed(file, {"code": code, "facts": facts}, *beside)
+
+
+def read_facts(file: Path, key: str, code: dict[str, str], *beside: Path) -> Any:
+    """None, with a line, where other code has made them. Raises what `read_sealed` does."""
+    content = read_sealed(file, *beside)
+    content = content if isinstance(content, dict) else {}        # from before the code was written
+    return content["facts"] if same_code(file, key, content.get("code"), code) else None
+
+
+def same_code(file: Path, key: str, code: Any, now: dict[str, str]) -> bool:
+    """Is `file` of today's code? If not, a line says what differs."""
+    if parts := changed(code, now):
+        tell(f"{key}: made with other code ({parts}), made again", file.parent, *now.values())
+    return not parts
 
 
 @contextmanager
@@ -82,10 +135,10 @@ def or_again(file: Path, what: str = "cannot be read") -> Iterator[None]:
     try:
         yield
     except (UserError, OSError, ValueError) as error:
-        _tell(f"{file}: {what}, made again ({error})")
+        tell(f"{file}: {what}, made again ({error})")
 
 
 @cache
-def _tell(line: str) -> None:
-    """Once per process: a damaged file is looked at more than once."""
+def tell(line: str, *about: Any) -> None:
+    """Once per process and what it is about: a damaged file is looked at more than once."""
     print(line, flush=True)

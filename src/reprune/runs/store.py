@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 import reprune
 from reprune.errors import UserError
 from reprune.files import leftovers, read_sealed, write_json, write_sealed
-from reprune.runs.stages import Stage, locked, or_again
+from reprune.runs.content import content
+from reprune.runs.fingerprint import changed, fingerprint
+from reprune.runs.stages import Stage, locked, or_again, read_facts, tell, write_facts
+from reprune.schema import Record
 
 if TYPE_CHECKING:                       # torch is imported with the first net: a look at keys and places needs none
     from torch import nn
@@ -26,13 +30,15 @@ PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")         #
 HERE = (*PLACES, "dataset.workers", "logger", "force", "search", "trainer.enable_progress_bar")   # of no use elsewhere
 # What a result does not depend on: besides, what a run is called, and where it runs.
 NOT_IN_KEY = (*HERE, "claim", "control", "experiment", "measure", "model.name", "recipe.name", "recipe.paper_epochs",
-              "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.sync_batchnorm", "speed.graph")
+              "trainer.accelerator", "speed.graph")
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
-NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False}
+NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False, "trainer.devices": 1}
+SEVERAL = ("trainer.devices", "trainer.strategy", "trainer.sync_batchnorm")    # of no effect where there is one device
 
 
 def resolved(cfg: DictConfig) -> dict:
-    """The whole config as plain data, without places; `model.weights` is the file's name and its content's hash."""
+    """The whole config as plain data, without places; `model.weights` is the file's name and its content's hash, and
+    `dataset.content` stands for the images of a dataset of folders."""
     config = OmegaConf.to_container(cfg, resolve=True)
     weights = config["model"].get("weights")
     if weights:
@@ -41,6 +47,8 @@ def resolved(cfg: DictConfig) -> dict:
             raise UserError(f"model.weights: no file at {path.absolute()}")
         now = path.stat()
         config["model"]["weights"] = f"{path.name} sha256:{_sha256(path, now.st_ino, now.st_mtime_ns, now.st_size)}"
+    if images := content(config["dataset"], Path(config["output_dir"])):
+        config["dataset"]["content"] = images
     return without(config, PLACES)
 
 
@@ -64,12 +72,14 @@ def key_of(config: dict) -> str:
 
 
 def unused(config: dict) -> list[str]:
-    """The names of NEUTRAL that a config has with the value that means nothing new.
+    """The names of NEUTRAL that a config has with the value that means nothing new; SEVERAL, where there is one device.
 
-    >>> unused({"method": {"allocation": {"multiple": 8}}, "speed": {"compile": False}})
+    >>> unused({"method": {"allocation": {"multiple": 8}}, "speed": {"compile": False}, "trainer": {"devices": 2}})
     ['speed.compile']
     """
-    return [name for name, value in NEUTRAL.items() if get(config, name) == value]
+    devices = get(config, "trainer.devices")
+    one = devices in (..., 1, "1") or isinstance(devices, list) and len(devices) == 1
+    return [*(name for name, value in NEUTRAL.items() if get(config, name) == value), *SEVERAL * one]
 
 
 def get(node: Any, name: str) -> Any:
@@ -109,7 +119,7 @@ def baseline_key(config: dict) -> str:
     later = ("sparse", "between", "recover", "test_every_epoch")
     recipe = {k: v for k, v in config["recipe"].items() if k not in later}
     return key_of({"model": config["model"], "dataset": config["dataset"], "recipe": recipe, "seed": config["seed"],
-                   "precision": config["trainer"]["precision"], "speed": config.get("speed", {}), "baseline": True})
+                   "trainer": config["trainer"], "speed": config.get("speed", {}), "baseline": True})
 
 
 class Store:
@@ -123,24 +133,45 @@ class Store:
         self.root = Path(cfg.output_dir)
         self.folder = self.root / self.key
         self.stages = self.folder / "stages"
-        self.record_file = self.folder / "record.json"
+        self.record_file, self.net_file, self.seal_file = (
+            self.folder / name for name in ("record.json", "net.safetensors", "seal.json"))
         self.published = Path(cfg.results_dir) / "runs" / f"{self.key}.json"
 
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """That would make this run now: of its method, its data and its model."""
+        return fingerprint(self.config)
+
     def finished(self) -> dict | None:
-        """The record of this very run, if it is there and whole."""
-        return self._record(self.record_file)
+        """The record of this very run, if it is there, whole, and of today's code; a line says why what is there does
+        not count."""
+        record, why = self.look()
+        if why:
+            tell(f"{why}, made again", self.folder, *self.code.values())
+        return None if why else record
 
-    def is_published(self) -> bool:
-        """Is the record among the results of the papers' rows, and whole?"""
-        return self._record(self.published) is not None
+    def look(self) -> tuple[dict | None, str]:
+        """The record, if it is there and whole, and why it does not count as finished; "": it does, or is not there."""
+        if not self.record_file.is_file():
+            return None, ""
+        try:
+            if read_sealed(self.seal_file, self.record_file, self.net_file) != self.key:
+                raise ValueError("the seal is that of another one")
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            return None, f"{self.record_file}: not the whole record of this run ({error})"
+        parts = changed(record.get("code"), self.code)
+        return record, f"{self.key}: made with other code ({parts})" if parts else ""
 
-    def _record(self, file: Path) -> dict | None:
-        with or_again(file, "not the whole record of this run"):
-            record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-            whole = {"status": "done", "key": self.key}.items()
-            if record is not None and not (isinstance(record, dict) and whole <= record.items()):
-                raise ValueError("of another one, or of none")
-            return record
+    def publication(self) -> dict | None:
+        """The record of this run among the results of the papers' rows, of whatever code, if it is whole."""
+        with or_again(self.published, "not the whole record of this run"):
+            if not self.published.is_file():
+                return None
+            text = self.published.read_bytes()
+            if Record.read(text).key != self.key:
+                raise ValueError("of another one")
+            return json.loads(text)
 
     def alone(self) -> AbstractContextManager[None]:
         """No other process works on this run meanwhile; the lock of one that died is free."""
@@ -153,38 +184,57 @@ class Store:
         """The unpruned net, for one process at a time: made by the first run that asks, found by the others."""
         folder = self.root / "baselines" / baseline_key(self.config)
         with locked(folder, f"baseline {folder.name}"):
-            yield Stage(folder / "net.safetensors", folder / "baseline.json", folder / "unfinished.ckpt")
+            code = {part: digits for part, digits in self.code.items() if part != "method"}
+            yield Stage(*(folder / name for name in ("net.safetensors", "baseline.json", "unfinished.ckpt")),
+                        folder.name, code)
 
     def stage(self, name: str) -> Stage:
         """One of this run's own: made once, found by an attempt that goes on after a break."""
         self.stages.mkdir(parents=True, exist_ok=True)
-        return Stage(*(self.stages / f"{name}.{suffix}" for suffix in ("safetensors", "json", "ckpt")))
+        return Stage(*(self.stages / f"{name}.{suffix}" for suffix in ("safetensors", "json", "ckpt")), self.key,
+                     self.code)
 
     def noted(self, name: str) -> Any:
         """What an earlier attempt has noted; None: nothing."""
         file = self.stages / f"{name}.json"
         with or_again(file):
-            return read_sealed(file) if file.is_file() else None
+            return read_facts(file, self.key, self.code) if file.is_file() else None
 
     def note(self, name: str, facts: Any) -> Any:
         """-> them, as `noted` will have them"""
-        write_sealed(self.stages / f"{name}.json", facts)
-        return read_sealed(self.stages / f"{name}.json")
+        write_facts(self.stages / f"{name}.json", facts, self.code)
+        return self.noted(name)
 
     def serve(self, record: dict, row: str | None) -> dict:
         """The record of this finished run, for a row of a paper: published under its name if it is not yet."""
         if self.stages.exists():                                  # it was killed right after its record
             with suppress(OSError, NotImplementedError), FileLock(self.folder / "lock", timeout=0):   # held: not ours
                 shutil.rmtree(self.stages, ignore_errors=True)
-        if row and not self.is_published():                       # it ran under another name, or elsewhere
+        there = self.publication() if row else None
+        if row and (there is None or there.get("code") != record["code"]):        # it ran under no name, or elsewhere
             record = {**record, "experiment": row, "control": self.control, "claim": self.claim}
             write_json(self.published, record)
         return record
 
     def finish(self, record: dict, net: nn.Module) -> None:
-        """Writes net and record, also among the results if it is a row of a paper."""
+        """Writes net and record, also among the results if it is a row of a paper; a record of other code stays."""
+        self._set_aside()
         if record["experiment"]:
             write_json(self.published, record)
-        reprune.save(net, self.folder / "net.safetensors")
-        write_json(self.record_file, record)                      # last: its presence = finished
+        reprune.save(net, self.net_file)
+        self.write(record)
         shutil.rmtree(self.stages, ignore_errors=True)
+
+    def write(self, record: dict) -> None:
+        """The record beside its net."""
+        write_json(self.record_file, record)
+        write_sealed(self.seal_file, self.key, self.record_file, self.net_file)   # last: its presence = finished
+
+    def _set_aside(self) -> None:
+        try:
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if isinstance(record, dict) and changed(code := record.get("code"), self.code):
+            digits = "-".join(re.sub(r"\W", "", str(part))[:4] for part in (code or {}).values()) or "unknown"
+            write_json(self.folder / f"superseded-{digits}.json", {**record, "status": "superseded"})

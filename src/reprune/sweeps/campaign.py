@@ -75,9 +75,10 @@ class Job:
     def refresh(self) -> None:
         """What the files say by now. A record counts wherever it lies: outputs/ stays behind, results/ travels. Jobs
         that share a baseline are half done until one of them has trained it."""
-        if record := self.store.finished():
+        record, why = self.store.look()
+        if record and not why:
             self.store.serve(record, self.row)
-        says = DONE if self.store.is_published() else state(self.store)[0]
+        says = DONE if self.store.publication() else state(self.store)[0]
         self.state = says if says in (DONE, RUNNING) else TODO
         self.begun = any((self.store.folder / "stages").glob("[!.]*")) or (
             self.baseline is not None and (self.baseline / "unfinished.ckpt").is_file())

@@ -5,8 +5,9 @@
     python -m reprune status method=l1                  # one run: its key, the key of its baseline, its state
 
 It takes the overrides of `python run.py -m ...` and runs nothing. A key names a folder: <output_dir>/<key> of a run,
-<output_dir>/baselines/<key> of a baseline. Of a long sweep it lists what is running, cut off or failed (one cell per
-error), or, with --all, every cell. The exit status is 1 if a cell has failed.
+<output_dir>/baselines/<key> of a baseline. Superseded: its record is damaged, or of other code than today's. Of a long
+sweep it lists what is running, cut off, superseded or failed (one cell per error), or, with --all, every cell. The
+exit status is 1 if a cell has failed.
 """
 
 from __future__ import annotations
@@ -33,19 +34,23 @@ from reprune.schema import GROUPS
 from reprune.sweeps.cells import expand, told
 
 DONE, RUNNING, FAILED, CUT_OFF, MISSING = "done", "running", "failed", "cut off", "missing"
+SUPERSEDED = "superseded"               # a record is there that does not count
 LONG = 40                               # cells: more are not listed one by one
 
 
 def state(store: Store) -> tuple[str, str]:
     """What the files of a run say: DONE, ..., or MISSING; and how far it is, or why it has failed."""
     note = store.root / "failed" / f"{store.key}.json"
-    if store.finished():
+    record, why = store.look()
+    if record and not why:
         return DONE, ""
     if locked(store.folder / "lock"):
         return RUNNING, stage(store)
     if note.is_file():
         return FAILED, error_in(note)
-    return (CUT_OFF, stage(store)) if (store.folder / "stages").is_dir() else (MISSING, "")
+    if (store.folder / "stages").is_dir():
+        return CUT_OFF, stage(store)
+    return (SUPERSEDED, why) if why else (MISSING, "")
 
 
 def locked(lock: Path) -> bool:
@@ -122,7 +127,7 @@ def look(compose: Composer, what: list[str]) -> Cell:
     except Exception as error:                                    # a run of it would fail in the same way
         return Cell(what, FAILED, told(error))
     says, note = state(store)
-    seconds = sum(store.finished()["seconds"].values()) if says == DONE else None
+    seconds = sum(store.look()[0]["seconds"].values()) if says == DONE else None
     return Cell(what, says, note, store.key, baseline(store), kind, seconds)
 
 
@@ -149,7 +154,7 @@ def notable(found: list[Cell]) -> list[Cell]:
     first = {c.note: c for c in reversed(found) if c.state == FAILED}
     for note, cell in first.items():
         cell.note += f" ({failed[note]} cells)" * (failed[note] > 1)
-    return [c for c in found if c.state in (RUNNING, CUT_OFF) or c in first.values()]
+    return [c for c in found if c.state in (RUNNING, CUT_OFF, SUPERSEDED) or c in first.values()]
 
 
 def show(found: list[Cell], everything: bool) -> None:

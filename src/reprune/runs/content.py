@@ -1,0 +1,53 @@
+"""Which images a dataset of folders holds: their names say nothing, and another tree may lie under the same name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from reprune.errors import UserError
+from reprune.files import read_sealed, write_sealed
+
+FOLDERS = {"reprune.data.imagefolder": "", "reprune.data.tinyimagenet": "tiny-imagenet-200"}       # below data_dir
+READ = ("train", "val")                 # parts of them
+WHOLE = 2 * 2**30                       # bytes: of larger trees, sizes and times stand for what the files hold
+
+
+def content(dataset: dict, output_dir: Path) -> str | None:
+    """16 digits for the images of a dataset of folders; None for any other, and where there are no files.
+
+    They are kept in <output_dir>/data-<hash of the path>.json for as long as the newest time, the number of files and
+    their size in all stay."""
+    if dataset.get("_target_") not in FOLDERS:
+        return None
+    root = Path(dataset.get("data_dir") or "data").expanduser().resolve() / FOLDERS[dataset["_target_"]]
+    found = sorted(entries(root))
+    files = {name: (size, when) for name, size, when in found if size is not None}
+    if not files:
+        return None
+    size = sum(size for size, _ in files.values())
+    state = [max(when for *_, when in found), len(files), size]
+    kept = output_dir / f"data-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):      # not there, or damaged: made again
+        if (known := read_sealed(kept))["state"] == state:
+            return known["content"]
+    digest = hashlib.sha256()
+    for name, facts in files.items():
+        digest.update(os.fsencode(name) + b"\0")
+        digest.update(hashlib.sha256((root / name).read_bytes()).digest() if size < WHOLE else b"%d %d\0" % facts)
+    with suppress(UserError):                                     # a disk that is read-only: each look makes it again
+        write_sealed(kept, {"folder": str(root), "state": state, "content": digest.hexdigest()[:16]})
+    return digest.hexdigest()[:16]
+
+
+def entries(root: Path) -> Iterator[tuple[str, int | None, int]]:
+    """(name below root, its bytes, None for a folder, time of the last change in ns)"""
+    for part in READ:
+        for folder, _, names in os.walk(root / part, followlinks=True):
+            for path in [folder, *(os.path.join(folder, name) for name in names)]:
+                with suppress(OSError):                           # a link to nowhere: no image
+                    now = os.stat(path)
+                    yield path[len(str(root)) + 1:], None if path == folder else now.st_size, now.st_mtime_ns

@@ -1,0 +1,134 @@
+"""Never a stale result: what other code, other images, other options or damage have made is not served."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_resume import Cut, cut_after, result
+
+from reprune.pipeline import run
+from reprune.results import show
+from reprune.runs import fingerprint as code
+from reprune.runs.store import Store
+from reprune.sweeps import status
+
+L1, PROBE, RESNET, DIGITS = "methods/l1.py", "pruning/probe.py", "models/cifar_resnet.py", "data/small.py"
+
+
+@pytest.fixture
+def edit(monkeypatch):
+    """edit("methods/l1.py", ...): from now on these files read as if someone had added a line. edit(): none"""
+    read = Path.read_text
+
+    def edited(*names: str) -> None:
+        files = {code.PACKAGE / name for name in names}
+        for cached in (code._digits, code.sources, code.home, code._imported, code._tree, code.code_of):
+            cached.cache_clear()
+        monkeypatch.setattr(Path, "read_text", lambda self, *a, **k:
+                            read(self, *a, **k) + "\nedited = 1\n" * (self in files))
+
+    yield edited
+    monkeypatch.undo()
+    edited()
+    monkeypatch.undo()
+
+
+def trained(capsys) -> list[str]:
+    """The stages that were trained since it was asked last."""
+    return [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if " epoch" in line and line[0] != "e"]
+
+
+@pytest.mark.parametrize("file, parts, again", [
+    (L1, "method", ["recover"]), (PROBE, "method", ["recover"]), (DIGITS, "dataset", ["baseline", "recover"]),
+    (RESNET, "model", ["baseline", "recover"])])
+def test_a_finished_run_of_other_code_is_made_again(file, parts, again, configure, edit, capsys, tmp_path):
+    first = run(configure("method=l1"))
+    capsys.readouterr()
+    edit(file)
+    second = run(configure("method=l1"))
+    out = capsys.readouterr().out
+    assert out.count(f"{first['key']}: made with other code ({parts}), made again") == 1
+    assert [line.split(":")[0] for line in out.splitlines() if ": 1 epoch" in line] == again
+    assert second["code"] != first["code"] and second["key"] == first["key"]
+    assert result({**second, "code": 0}) == result({**first, "code": 0})
+    (older,) = (tmp_path / "outputs" / first["key"]).glob("superseded-*.json")
+    assert older.name == f"superseded-{'-'.join(digits[:4] for digits in first['code'].values())}.json"
+    assert json.loads(older.read_text()) == {**first, "status": "superseded"}
+    assert run(configure("method=l1")) == second and "finished before" in capsys.readouterr().out
+
+
+def test_an_edit_that_a_run_does_not_use_changes_nothing(configure, edit, capsys):
+    first = run(configure("method=l1"))
+    capsys.readouterr()
+    edit("methods/hgsr.py", "models/cifar_vgg.py", "data/folder.py", "training/speed.py")
+    assert run(configure("method=l1")) == first and trained(capsys) == []
+
+
+def test_a_record_without_code_counts_as_of_other_code(configure, capsys, tmp_path):
+    store = Store(configure("method=l1"))
+    record = run(configure("method=l1"))
+    del record["code"]
+    store.write(record)
+    assert "code" in run(configure("method=l1"))
+    assert "made with other code (method, dataset, model), made again" in capsys.readouterr().out
+    assert (store.folder / "superseded-unknown.json").is_file()
+
+
+@pytest.mark.parametrize("force", ["true", "false"])
+@pytest.mark.parametrize("calls, kept", [(1, "baselines/*/unfinished.ckpt"), (3, "*/stages/sparse.ckpt"),
+                                         (5, "*/stages/sparse.json")])
+def test_what_an_attempt_has_left_is_not_taken_over_by_other_code(calls, kept, force, configure, edit, capsys,
+                                                                  monkeypatch, tmp_path):
+    options = ["method=hgsr", "recipe.baseline.epochs=2", "recipe.sparse.epochs=2", f"force={force}"]
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        cut_after(patch, calls)
+        run(configure(*options))
+    assert list((tmp_path / "outputs").glob(kept))
+    edit("methods/hgsr.py")
+    capsys.readouterr()
+    record = run(configure(*options))
+    out = capsys.readouterr().out
+    begun = [line for line in out.splitlines() if " epoch" in line and ": " in line]
+    if calls == 1:                                             # of the method, a baseline is independent
+        assert begun[0] == "baseline: 2 epochs, going on where it was cut off" and "other code" not in out
+        return
+    assert out.count(f"{record['key']}: made with other code (method), made again") == 1
+    assert begun[0] == "sparse: 2 epochs"
+
+
+def test_a_baseline_cut_off_does_not_go_on_with_another_model(configure, edit, capsys, monkeypatch):
+    options = ["method=l1", "recipe.baseline.epochs=2"]
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        cut_after(patch, 1)
+        run(configure(*options))
+    edit(RESNET)
+    run(configure(*options))
+    out = capsys.readouterr().out
+    assert "(model), made again" in out and "going on" not in out
+
+
+def test_status_and_show_say_that_code_has_changed(configure, edit, capsys, tmp_path, monkeypatch):
+    record = run(configure("method=l1"))
+    monkeypatch.setenv("REPRUNE_ROOT", str(ROOT))
+    folder = str(tmp_path / "outputs" / record["key"])
+    assert status.state(Store(configure("method=l1"))) == (status.DONE, "")
+    assert show.main([folder]) == 0 and "not today's" not in capsys.readouterr().out
+    edit(L1)
+    says, note = status.state(Store(configure("method=l1")))
+    assert says == status.SUPERSEDED and note.endswith("made with other code (method)")
+    assert show.main([folder]) == 0
+    assert "its code is not today's (method)" in " ".join(capsys.readouterr().out.split())
+    assert "made again" not in capsys.readouterr().out
+
+
+def test_code_is_read_and_not_imported(tmp_path):
+    config = {"method": {"_target_": "mine.Mine"}, "dataset": {"_target_": "reprune.data.digits"},
+              "model": {"_target_": "reprune.models.resnet"}}
+    (tmp_path / "mine.py").write_text("import nowhere\nfrom reprune.methods.l1 import FilterNorm\nclass Mine: pass\n")
+    script = ("import sys; from reprune.runs.fingerprint import fingerprint, sources; "
+              f"fingerprint({config}); assert not {{'torch', 'mine', 'reprune.data'}} & set(sys.modules); "
+              "assert {'mine', 'reprune.methods.l1', 'reprune.structure.groups'} <= set(sources('mine.Mine'))")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
