@@ -56,6 +56,18 @@ def test_weights_that_are_missing(configure, tmp_path):
     refused(configure(f"model.weights={tmp_path}/no.th"), "no.th")
 
 
+def test_weights_that_are_not_finite(configure, tmp_path):
+    state = build({"_target_": "reprune.models.resnet", "depth": 8, "in_channels": 1}).state_dict()
+    torch.save(state | {"conv1.weight": state["conv1.weight"] / 0}, tmp_path / "w.th")
+    refused(configure(f"model.weights={tmp_path}/w.th"), "w.th", "conv1.weight", "144 NaN or infinite")
+
+
+def test_weights_of_more_classes(configure, tmp_path):
+    other = build({"_target_": "reprune.models.resnet", "depth": 8, "in_channels": 1})
+    torch.save(other.state_dict(), tmp_path / "w.th")
+    refused(configure("model.classes=5", f"model.weights={tmp_path}/w.th"), "w.th", "number of classes", "[10, 64]")
+
+
 class Hostile:
     def __init__(self, flag):
         self.flag = flag

@@ -5,35 +5,20 @@ And TinyImageNet's tree, whose images are read into memory.
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
+from trees import photos, tiny, write_tiny, write_tree
 
-from reprune.data import imagefolder, tinyimagenet
 from reprune.data.normalize import IMAGENET
 from reprune.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """train/ with 12 and val/ with 4 images of unequal sizes in each of two classes."""
-    root, rng = tmp_path_factory.mktemp("tree"), np.random.default_rng(0)
-    for part, n in {"train": 12, "val": 4}.items():
-        for label in ("bee", "ant"):
-            (root / part / label).mkdir(parents=True)
-            for i in range(n):
-                image = rng.integers(256, size=(30 + i, 40, 3), dtype=np.uint8)
-                Image.fromarray(image).save(root / part / label / f"{i}.png")
-    return root
-
-
-def photos(tree, **changes):
-    knobs = {"name": "tree", "channels": 3, "classes": 2, "size": 16, "data_dir": str(tree), "normalize": "imagenet",
-             "val_size": 6, "split_seed": 0, "limit": None, "workers": 0}
-    return imagefolder(**{**knobs, **changes})
+    return write_tree(tmp_path_factory.mktemp("tree"))
 
 
 def equal(first, second):
@@ -121,33 +106,9 @@ def test_an_unreadable_image_is_named(workers, tmp_path):
 
 # ---- TinyImageNet
 
-WNIDS = ("n03", "n01", "n02")
-
-
 @pytest.fixture
 def tiny_tree(tmp_path):
-    """Three classes of 8 training and 2 val images, each of one grey level: 64 per wnid, 8 per training image."""
-    root = tmp_path / "tiny-imagenet-200"
-    (root / "val" / "images").mkdir(parents=True)
-    lines = []
-    for wnid in WNIDS:
-        folder = root / "train" / wnid / "images"
-        folder.mkdir(parents=True)
-        base = 64 * (int(wnid[1:]) - 1)
-        for i in range(8):
-            Image.new("L", (64, 64), base + 8 * i).save(folder / f"{wnid}_{i}.JPEG")    # grey, as a few of the real set
-        for i in range(2):
-            file = f"val_{len(lines)}.JPEG"
-            Image.new("RGB", (64, 64), (base + 8 * i,) * 3).save(root / "val" / "images" / file)
-            lines.append(f"{file}\t{wnid}\t0\t0\t62\t62\n")
-    (root / "val" / "val_annotations.txt").write_text("".join(lines))
-    return tmp_path
-
-
-def tiny(folder, **changes):
-    knobs = {"name": "tinyimagenet", "channels": 3, "classes": 3, "size": 64, "data_dir": str(folder), "limit": None,
-             "normalize": "imagenet", "val_size": 6, "split_seed": 0, "augment": {"pad": 4, "flip": True}}
-    return tinyimagenet(**{**knobs, **changes})
+    return write_tiny(tmp_path)
 
 
 def levels(loader):

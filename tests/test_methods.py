@@ -7,6 +7,8 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from reprune.errors import UserError
+from reprune.methods.loss_increase import LossIncrease
 from reprune.models import build
 from reprune.pruning.probe import Probe
 from reprune.structure.groups import trace
@@ -60,6 +62,17 @@ def test_every_group_of_a_residual_net_gets_one_finite_score_per_filter(method, 
     assert set(scores) == {g.name for g in probe.groups}
     for group in probe.groups:
         assert scores[group.name].shape == (group.size,) and scores[group.name].isfinite().all()
+
+
+@pytest.mark.parametrize("method", [*(m for m in METHODS if m != "random"), "loss_increase"])
+def test_a_score_that_is_no_number_names_the_group_and_the_criterion(method, configure):
+    net = small_net()
+    for tensor in (net[0].weight, net[1].weight, net[3].weight):
+        nn.init.constant_(tensor, float("nan"))
+    probe = look(net, torch.zeros(1, 3, 12, 12))
+    score = LossIncrease(n_samples=8) if method == "loss_increase" else criterion(method, configure)
+    with pytest.raises(UserError, match=rf"^{type(score).__name__} scores 6 of the 6 filters of 0 as NaN: [^\n]*$"):
+        score(probe.groups, probe)
 
 
 @pytest.mark.parametrize("method", ["l1", "hgsr", "sfp", "l1std", "ga"])

@@ -201,3 +201,15 @@ def test_bad_options_are_one_line_that_says_what_is_allowed(options, message):
     with pytest.raises(UserError, match=message) as error:
         models.build(options)
     assert "\n" not in str(error.value)
+
+
+def test_a_net_that_does_not_fit_the_dataset_is_one_line():
+    """What a run asks before anything trains."""
+    net = models.resnet(8, classes=5).train()
+    models.check_task(net, torch.zeros(1, 3, 32, 32), 5)
+    assert all(m.training for m in net.modules())
+    for example, classes, words in ((torch.zeros(1, 3, 32, 32), 10, "model.classes=5, but the dataset has 10 classes"),
+                                    (torch.zeros(1, 1, 32, 32), 5, "does not take the 1 x 32 x 32 images of the")):
+        with pytest.raises(UserError, match=words) as error:
+            models.check_task(net, example, classes)
+        assert "\n" not in str(error.value)

@@ -154,3 +154,56 @@ def test_weights_of_another_architecture(make, message, tmp_path):
     with pytest.raises(UserError, match=f"another architecture.*{message}"):
         models.load_weights(net, tmp_path / "w.pt")
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+# ---------------------------------------------------------------- tensors that are no trained weights
+
+def changed(tensor, value):
+    tensor = tensor.clone()
+    tensor.view(-1)[:2] = value
+    return tensor
+
+
+SPOILED = {
+    "nan": (lambda w: changed(w, float("nan")), "conv1.weight holds 2 NaN or infinite numbers of 432"),
+    "infinite": (lambda w: changed(w, float("-inf")), "conv1.weight holds 2 NaN or infinite numbers of 432"),
+    "too large": (lambda w: changed(w.double(), 1e300), "conv1.weight holds 2 NaN or infinite numbers of 432"),
+    "int8": (lambda w: w.to(torch.int8), "conv1.weight holds torch.int8, no trained weights"),
+    "bool": (lambda w: w > 0, "conv1.weight holds torch.bool, no trained weights"),
+    "complex": (lambda w: w.to(torch.complex64), "conv1.weight holds torch.complex64, no trained weights"),
+    "sparse": (lambda w: w.to_sparse(), "'conv1.weight' is torch.sparse_coo"),
+    "meta": (lambda w: w.to("meta"), "'conv1.weight' has no numbers"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_tensors_that_are_no_trained_weights_are_one_line_and_leave_the_net_alone(name, tmp_path, recwarn):
+    spoil, words = SPOILED[name]
+    net = models.resnet(8)
+    state, before = net.state_dict(), net.conv1.weight.clone()
+    torch.save(state | {"conv1.weight": spoil(state["conv1.weight"])}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=re.escape(words)) as error:
+        models.load_weights(net, tmp_path / "w.pt")
+    assert "\n" not in str(error.value) and "w.pt" in str(error.value) and not recwarn.list
+    assert torch.equal(net.conv1.weight, before)
+
+
+def test_all_tensors_with_nan_are_counted(tmp_path):
+    state = {k: torch.full_like(v, float("nan")) if "bn1" in k and v.is_floating_point() else v
+             for k, v in models.resnet(8).state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"bn1.weight holds 16 .* of 16 \(15 more tensors hold some, too\)"):
+        models.load_weights(models.resnet(8), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_point_becomes_the_nets(dtype, tmp_path):
+    source = models.resnet(8)
+    torch.save(source.to(dtype).state_dict(), tmp_path / "w.pt")
+    net = models.load_weights(models.resnet(8), tmp_path / "w.pt")
+    assert torch.equal(net.conv1.weight, source.conv1.weight.float())
+
+
+def test_a_home_that_is_nobodys_is_a_missing_file():
+    with pytest.raises(UserError, match="no weights at ~nobody-has-this-name/w.pt"):
+        models.load_weights(models.resnet(8), "~nobody-has-this-name/w.pt")

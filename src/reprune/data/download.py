@@ -4,12 +4,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from reprune.data.files import data_folder
 from reprune.errors import UserError
 
 
 def fetch(dataset, data_dir: str, looked_for: str, train: dict | None = None, test: dict | None = None) -> tuple:
     """(train set, test set) of a torchvision dataset class; looked_for: where under data_dir its files should be."""
-    root = Path(data_dir or "data").expanduser().resolve()
+    root = data_folder(dataset.__name__, data_dir)
     options = train or {"train": True}, test or {"train": False}
     try:
         return tuple(dataset(root, **o) for o in options)

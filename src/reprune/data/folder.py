@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
 from reprune.data.base import Data
+from reprune.data.files import data_folder, photo
 from reprune.data.normalize import Normalize, constants, moments
 from reprune.data.sampler import EpochSampler, Resumable, generator
 from reprune.data.split import split
@@ -32,11 +32,7 @@ class Photos(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, int]:
         position, seed = item
         path, label = self.samples[position]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except OSError as error:
-            raise UserError(f"cannot read image {path}: {error}") from error
+        image = photo(path)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would reseed the GPU as well
             image = self.transform(image)
@@ -97,7 +93,7 @@ def imagefolder(name: str, channels: int, classes: int, size: int, data_dir: str
         raise UserError(f"dataset {name}: images are read as RGB, so channels must be 3, not {channels}")
     if workers < 0 or size < 1:
         raise UserError(f"dataset {name}: workers is {workers} and size is {size}; use workers >= 0, size >= 1")
-    train, test = _trees(name, Path(data_dir or "data").expanduser().resolve(), classes)
+    train, test = _trees(name, data_folder(name, data_dir), classes)
     parts = split(name, torch.tensor(train.targets), len(test), val_size, split_seed, limit)
     samples = {"train": train.samples, "test": test.samples}
 
@@ -119,7 +115,7 @@ def _trees(name: str, root: Path, classes: int) -> tuple[ImageFolder, ImageFolde
                         "to a folder with train/<class>/* and val/<class>/* (val/ is used as the test set)")
     try:
         train, test = (ImageFolder(root / part) for part in ("train", "val"))
-    except FileNotFoundError as error:  # no class folders, or one without images
+    except OSError as error:  # no class folders, one without images, or not to be read
         raise UserError(f"dataset {name}: {str(error).splitlines()[0]} (in {root})") from error
     if train.classes != test.classes:
         different = sorted(set(train.classes) ^ set(test.classes))

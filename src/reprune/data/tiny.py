@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from reprune.data.files import data_folder, photo
 from reprune.errors import UserError
 
 SIDE = 64       # pixels
@@ -22,7 +22,7 @@ def read(data_dir: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
     Labels number the wnids of train/ in sorted order. UserError: files that are missing, unreadable or of another size.
     """
-    root = Path(data_dir or "data").expanduser().resolve() / "tiny-imagenet-200"
+    root = data_folder("tinyimagenet", data_dir) / "tiny-imagenet-200"
     wanted = [root / "train", root / "val" / "images", root / "val" / "val_annotations.txt"]
     if missing := [path for path in wanted if not path.exists()]:
         raise UserError(f"dataset tinyimagenet: {missing[0]} is missing; unpack {ARCHIVE} into a folder and set "
@@ -46,7 +46,7 @@ def _train(folder: Path, labels: dict[str, int]) -> Iterator[tuple[Path, int]]:
 
 def _val(folder: Path, annotations: Path, labels: dict[str, int]) -> Iterator[tuple[Path, int]]:
     """(image, label) in the order of the annotations, whose lines are: file, wnid, bounding box."""
-    for line in annotations.read_text().splitlines():
+    for line in annotations.read_text(encoding="utf-8", errors="replace").splitlines():
         file, wnid = (line.split() + ["", ""])[:2]
         if wnid not in labels:
             raise UserError(f"dataset tinyimagenet: {annotations}: no class of train/ in the line {line!r:.60}")
@@ -63,11 +63,7 @@ def _decode(samples: list[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
 
 
 def _image(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            image = np.asarray(file.convert("RGB"))         # a few are grey
-    except OSError as error:
-        raise UserError(f"dataset tinyimagenet: cannot read image {path}: {error}") from error
+    image = np.asarray(photo(path))                         # a few are grey
     if image.shape != (SIDE, SIDE, 3):
         raise UserError(f"dataset tinyimagenet: {path} has {image.shape[1]}x{image.shape[0]} pixels, not {SIDE}x{SIDE}")
     return image

@@ -45,7 +45,7 @@ class LossIncrease(Criterion):
         self.n_samples, self.batch_size, self.images = n_samples, batch_size, images
 
     @torch.no_grad()
-    def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
+    def scores(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
         groups, total = list(groups), {}
         n = min(self.n_samples, len(probe.data.parts.train))
         batches = track(probe.data.plain(self.batch_size, probe.seed, n, probe.example.device), "loss increase",

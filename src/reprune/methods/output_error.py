@@ -56,7 +56,7 @@ class OutputError(Criterion):
             raise UserError(f"criterion: n_samples must be at least 1 and points at least 0, got {n_samples}, {points}")
         self.n_samples, self.points, self.refresh = n_samples, points, refresh
 
-    def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
+    def scores(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
         return {name: q.diagonal().float() for name, q in self.matrices(list(groups), probe).items()}
 
     @torch.no_grad()

@@ -19,6 +19,6 @@ from reprune.structure.groups import FilterGroup
 class Random(Criterion):
     """One random number per filter."""
 
-    def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
+    def scores(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
         generator = probe.generator()
         return {g.name: torch.rand(g.size, generator=generator) for g in groups}

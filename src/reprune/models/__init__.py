@@ -21,13 +21,14 @@ from torch import nn
 from reprune.errors import UserError
 from reprune.models.cifar_resnet import resnet
 from reprune.models.cifar_vgg import vgg
+from reprune.models.common import check_task
 from reprune.models.narrow import narrow_alexnet, narrow_resnet, narrow_vgg
 from reprune.models.torchvision_zoo import resnet_cifar_stem, torchvision
 from reprune.models.weights import load_weights
 from reprune.structure.notes import note
 
-__all__ = ["build", "load_weights", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "resnet", "resnet_cifar_stem",
-           "torchvision", "vgg"]
+__all__ = ["build", "check_task", "load_weights", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "resnet",
+           "resnet_cifar_stem", "torchvision", "vgg"]
 
 # The only names `build` calls. A checkpoint carries its model config, so a dotted path may come from a stranger's file:
 # it is looked up here and never imported.
@@ -55,7 +56,8 @@ def build(config: Mapping) -> nn.Module:
 def _builder(target, options: Mapping):
     """The allow-listed function called `target`, once its signature is known to accept `options`."""
     if not isinstance(target, str) or target not in BUILDERS:
-        raise UserError(f"model._target_={target!r} is not a model builder; the builders are: {', '.join(BUILDERS)}")
+        shown = f"{target!r:.100}" if isinstance(target, str) else f"a {type(target).__name__}"
+        raise UserError(f"model._target_={shown} is not a model builder; the builders are: {', '.join(BUILDERS)}")
     parameters = inspect.signature(BUILDERS[target]).parameters
     if unknown := [str(k) for k in options if k not in parameters]:
         raise UserError(f"{target} has no option {', '.join(unknown)}; it takes: {', '.join(parameters)}")

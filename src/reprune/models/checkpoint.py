@@ -7,77 +7,115 @@ same filters again and fills in the tensors, so a file can be read without the c
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from reprune import models
 from reprune.errors import UserError
 from reprune.files import replacing
-from reprune.structure.groups import trace
+from reprune.models.header import FLOATS, FORMAT, Held, parse, read, read_header
+from reprune.structure.groups import FilterGroup, Plan, trace
 from reprune.structure.notes import notes
 from reprune.structure.surgery import remove
 
-FORMAT = "reprune/1"
+__all__ = ["load", "read_header", "save"]
 
 
 def save(net: nn.Module, path: str | Path, model: dict | None = None) -> None:
     """Writes `path` in one step (never half a file).
 
     model: the `conf/model` node the unpruned net was built from; nets of a run and of `reprune.models.build` carry it.
-    Raises UserError where it is unknown, or where the disk is full or does not take the file.
+    Raises UserError where it is unknown, where the file could not be loaded again, or where the disk is full or does
+    not take it.
     """
     model, history = model or notes(net).get("model"), notes(net).get("history", [])
     if model is None:
         raise UserError(f"save: how this {type(net).__name__} was built is not known; build it with "
                         "reprune.models.build, or pass model={'_target_': 'reprune.models.resnet', 'depth': 20, ...}")
-    header = {"format": FORMAT, "model": {**model, "weights": None}, "input_shape": notes(net).get("input_shape", ()),
-              "history": [{g: _indices(~mask) for g, mask in plan.items() if not mask.all()} for plan in history],
-              "channels_last": _is_channels_last(net)}
+    plans = [{g: _indices(~mask) for g, mask in plan.items() if not mask.all()} for plan in history]
+    header = json.dumps({"format": FORMAT, "model": {**model, "weights": None}, "channels_last": _is_channels_last(net),
+                         "input_shape": notes(net).get("input_shape", ()), "history": [p for p in plans if p]})
+    try:
+        parse(header)
+    except ValueError as error:
+        raise UserError(f"save: a checkpoint cannot describe this {type(net).__name__}: {error}") from error
     with replacing(Path(path)) as part:
-        save_model(net, str(part), {"reprune": json.dumps(header)})
+        save_model(net, str(part), {"reprune": header})
 
 
 def load(path: str | Path) -> nn.Module:
     """The net saved at `path`, in eval mode, with bit-equal outputs. Only reads tensors and JSON, runs no code from it.
 
-    Raises UserError for a file that is missing, damaged, no safetensors file, or not of this program.
+    Raises UserError for a file that is missing, damaged, no safetensors file, or not of this program. What the header
+    describes takes no memory before the tensors of the file fit it.
     """
-    header = read_header(path)
-    net = models.build({**header["model"], "weights": None})      # a header may not name other files to read
+    header, held = read(path)
     try:
-        for removed in header["history"]:
-            example = torch.zeros(1, *header["input_shape"])
-            plan = {g.name: _mask(g.size, removed.get(g.name, [])) for g in trace(net, example)}
-            net = remove(net, plan)
+        net = _described(header, held).to_empty(device="cpu")
         load_model(net, str(path), strict=True)
-    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-        raise UserError(f"{path}: its tensors do not fit the net its header describes "
-                        f"({str(error).splitlines()[0]}); the file is damaged") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:                                    # a stranger's header can end in nearly any
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: its tensors do not fit the net its header describes ({reason:.200}); the file is "
+                        "damaged") from error
     if header["channels_last"]:                                   # the layout decides which kernel runs: bit-equal
         net = net.to(memory_format=torch.channels_last)
     return net.eval()
 
 
-def read_header(path: str | Path) -> dict:
-    """The metadata of a checkpoint: model, input_shape, history, channels_last."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path.absolute()}; a run leaves it in <output_dir>/<key>/net.safetensors")
-    try:
-        with safe_open(str(path), "pt") as file:
-            header = json.loads((file.metadata() or {}).get("reprune", "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: refused, not a readable safetensors file ({error}); pickled checkpoints are not "
-                        "loaded here, give trained weights of a known net as model.weights=FILE") from error
-    fields = {"model": dict, "input_shape": list, "history": list, "channels_last": bool}
-    if not isinstance(header, dict) or header.get("format") != FORMAT or \
-            any(not isinstance(header.get(k), t) for k, t in fields.items()):
-        raise UserError(f"{path}: refused, a safetensors file that was not written by reprune.save ({FORMAT})")
-    return header
+class _Weightless(TorchFunctionMode):
+    """New weights take no memory. Not torch.device("meta"): RegNet computes its widths with tensors."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        where = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
+        return func(*args, **{**(kwargs or {}), **where})
+
+
+def _described(header: dict, held: Held) -> nn.Module:
+    """The pruned net on the meta device. Raises ValueError where it does not have the tensors that the file holds."""
+    with _Weightless():
+        net = models.build({**header["model"], "weights": None})  # a header may not name other files to read
+    net.to("meta")
+    _check_room(net, held, header["history"])
+    example = torch.empty(1, *header["input_shape"], device="meta")
+    for removed in filter(None, header["history"]):
+        net = remove(net, _plan(trace(net, example), removed), check=False)      # it was checked before it was saved
+    for name, tensor in net.state_dict().items():
+        if list(tensor.shape) != held[name][1]:
+            raise ValueError(f"{name} has shape {str(held[name][1]):.60}, not {list(tensor.shape)}")
+    return net
+
+
+def _check_room(net: nn.Module, held: Held, history: list[dict[str, list[int]]]) -> None:
+    """Raises ValueError unless the unpruned net has the tensors of the file, none of them smaller, and every filter
+    that a plan removes is missing from the file: what follows takes no more time than the file is worth."""
+    state, gone = net.state_dict(), Counter()
+    if odd := sorted(state.keys() ^ held.keys()):
+        raise ValueError(f"{len(odd)} tensors are on one side only, {odd[0]!r:.100} first")
+    for group, indices in (item for plan in history for item in plan.items()):
+        gone[f"{group.split('#')[0]}.weight"] += len(indices)
+    if unknown := gone.keys() - state.keys():
+        raise ValueError(f"no layer has the filters to remove, {min(unknown)!r:.100}")
+    for name, (dtype, shape) in held.items():
+        whole, floating = list(state[name].shape), state[name].is_floating_point()
+        if dtype not in (FLOATS if floating else ("I64",)):
+            raise ValueError(f"{name} is {dtype}")
+        if len(whole) != len(shape) or any(a < b for a, b in zip(whole, shape, strict=True)) \
+                or gone[name] and gone[name] > whole[0] - shape[0]:
+            raise ValueError(f"{name} has shape {str(shape):.60}, where {gone[name]} filters of {whole} are removed")
+
+
+def _plan(groups: list[FilterGroup], removed: Mapping[str, list[int]]) -> Plan:
+    if unknown := removed.keys() - {g.name for g in groups}:
+        raise ValueError(f"there is no group {min(unknown)!r:.100}")
+    return {g.name: _mask(g.size, removed.get(g.name, [])) for g in groups}
 
 
 def _is_channels_last(net: nn.Module) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from reprune.errors import UserError
+from reprune.structure.modes import untouched
 
 
 def init_convs(net: nn.Module) -> None:
@@ -26,3 +27,17 @@ def check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"model.{name}={value!r} must be a positive whole number")
+
+
+def check_task(net: nn.Module, example: Tensor, classes: int) -> None:
+    """UserError unless the net takes images like the example [1, C, H, W] and puts out as many logits as classes."""
+    shape = " x ".join(map(str, example.shape[1:]))
+    try:
+        with untouched(net, example.device):
+            logits = net(example)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"the model does not take the {shape} images of the dataset: {str(error).splitlines()[0]}"
+                        ) from error
+    if logits.shape[-1] != classes:
+        raise UserError(f"model.classes={logits.shape[-1]}, but the dataset has {classes} classes: leave model.classes "
+                        "to the dataset, or name another dataset")

@@ -40,15 +40,24 @@ class Penalty(Protocol):
 
 
 class Criterion:
-    """How much each filter matters. Subclasses give `score`; one that must see all groups at once gives `__call__`."""
+    """How much each filter matters. Subclasses give `score`; one that must see all groups at once gives `scores`."""
 
     def score(self, group: FilterGroup, probe: Probe) -> Tensor:
         """-> [size], larger = keep."""
-        raise TypeError(f"{type(self).__name__} must define score(group, probe) or __call__(groups, probe)")
+        raise TypeError(f"{type(self).__name__} must define score(group, probe) or scores(groups, probe)")
+
+    def scores(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
+        return {g.name: self.score(g, probe).detach().float().cpu() for g in groups}
 
     @torch.no_grad()
     def __call__(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
-        return {g.name: self.score(g, probe).detach().float().cpu() for g in groups}
+        """Raises UserError where a score is no number: sorted, such filters would stay or go by their position."""
+        found = self.scores(groups, probe)
+        for name, scores in found.items():
+            if lost := int(scores.isnan().sum()):
+                raise UserError(f"{type(self).__name__} scores {lost} of the {len(scores)} filters of {name} as NaN: "
+                                "the weights of the net, or what the criterion computes from them, are not finite")
+        return found
 
 
 class Allocation(Protocol):
