@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")           # as run.py does
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:     # as in a background job: runs that tests start would too
     signal.signal(signal.SIGINT, signal.default_int_handler)
-TINY = ["model=resnet8", "dataset.limit=240", "recipe.batch_size=60", "measure.batch_size=4", "logger=none",
-        "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+TINY = ["model=resnet8", "dataset.size=8", "dataset.limit=240", "recipe.batch_size=60", "measure.batch_size=4",
+        "logger=none", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+HANG = 1800                               # seconds after which something hangs; nothing is held to a time of its own
 EPOCHS = ["recipe.baseline.epochs=1", "recipe.sparse.epochs=1", "recipe.recover.epochs=1"]
 
 

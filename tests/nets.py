@@ -19,15 +19,17 @@ EXACT = 1e-10           # error allowed, as a fraction of the change that a smal
 
 OURS = {
     **{f"cifar-resnet{d}": partial(models.resnet, d) for d in (8, 20, 56)},
-    **{f"cifar-vgg{d}": partial(models.vgg, d) for d in (16, 19)},
+    "cifar-vgg16": partial(models.vgg, 16),
     "cifar-vgg16-512": partial(models.vgg, 16, hidden=512),
-    **{f"cifar-stem-resnet{d}": partial(models.resnet_cifar_stem, d) for d in (18, 34)},
+    "cifar-stem-resnet18": partial(models.resnet_cifar_stem, 18),
     "narrow-alexnet": models.narrow_alexnet, "narrow-vgg11": models.narrow_vgg,
     "narrow-vgg11_bn": partial(models.narrow_vgg, batch_norm=True),
     **{f"narrow-resnet{d}": partial(models.narrow_resnet, d) for d in (18, 34, 50)},
+    "wide-resnet14": partial(torchvision.models.ResNet, torchvision.models.resnet.Bottleneck, [1, 1, 1, 1],
+                             width_per_group=128),
 }
-TORCHVISION = ("alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "densenet121",
-               "googlenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "squeezenet1_1",
+TORCHVISION = ("alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "densenet121", "googlenet",
+               "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "squeezenet1_1",
                "mnasnet1_0")
 NAMES = (*OURS, *TORCHVISION)
 

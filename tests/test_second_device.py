@@ -19,7 +19,7 @@ from reprune.training import speed
 
 METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
 OPTIONS = ["method=l1 method/allocation=sensitivity method.allocation.macs=0.6",
-           "method=l1 model=narrow_vgg11 dataset.limit=100 recipe.batch_size=50",
+           "method=l1 model=narrow_vgg11 dataset.size=32 dataset.limit=100 recipe.batch_size=50",
            "method=l1 +method.recover_penalties.kd={_target_:reprune.methods.distillation.Distillation}",
            "method=hgsr method/selection=loss_increase method/allocation=greedy method.allocation.macs=0.7 "
            "method.criterion.n_samples=20",

@@ -13,7 +13,7 @@ from reprune.training import classifier as lightning
 
 METHODS = {"hgsr": ["recipe.recover.epochs=2"],
            "sfp": ["recipe.sparse.epochs=2"],
-           "l1": ["model=narrow_alexnet", "recipe.test_every_epoch=true"]}            # with dropout
+           "l1": ["model=narrow_alexnet", "dataset.size=32", "recipe.test_every_epoch=true"]}            # with dropout
 
 
 def signal_at(monkeypatch, step: int, number: int) -> None:

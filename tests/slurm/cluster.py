@@ -78,7 +78,7 @@ def cluster(cpus: int = 2) -> Iterator[dict[str, str]]:
         yield env
 
 
-def wait(what: str, reached, tell=lambda: "", seconds: float = 300) -> None:
+def wait(what: str, reached, tell=lambda: "", seconds: float = 1800) -> None:
     """Until `reached()` is true. Fails with what `tell()` knows."""
     end = time.monotonic() + seconds
     while not reached():
@@ -93,7 +93,7 @@ def ask(env: dict[str, str], *command: str) -> str:
 def stop(process: subprocess.Popen) -> None:
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
