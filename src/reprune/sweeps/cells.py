@@ -188,7 +188,8 @@ def failures(output_dir: Path) -> list[dict]:
     for file in sorted(output_dir.glob("failed/*.json")):
         with suppress(OSError, ValueError):                       # of an earlier sweep: this one's are whole
             note = json.loads(file.read_text())
-            notes += [note] if note["sweep"] == os.environ.get(SWEEP) else []
+            if isinstance(note, dict) and note.get("sweep", ...) == os.environ.get(SWEEP):
+                notes.append(note)
     return notes + (Summary.unwritten or [])
 
 

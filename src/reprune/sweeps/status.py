@@ -80,7 +80,7 @@ def stage(store: Store) -> str:
 
 def error_in(note: Path) -> str:
     try:
-        return json.loads(note.read_text(encoding="utf-8"))["error"]
+        return str(json.loads(note.read_text(encoding="utf-8"))["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return f"{note} cannot be read"
 
