@@ -104,13 +104,16 @@ def _version(name: str) -> str:
 
 
 def _git() -> str | None:
-    """The commit of the checkout this package lies in, `+` if files other than results differ; None outside of one."""
+    """The commit of the checkout this package lies in, `+` if files other than results differ, or source is not in it;
+    None outside of one."""
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
                               timeout=10).stdout.strip()
     try:
         changed = git("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)results")        # runs write there
-        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
+        source = (f":/{place}" for place in ("src", "conf", "experiments", "run.py"))
+        new = git("ls-files", "--others", "--exclude-standard", "--", *source)
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed or new)
     except (OSError, subprocess.SubprocessError):
         return None
 
