@@ -186,7 +186,7 @@ def test_scratch_prunes_as_the_row_does_and_ends_with_fresh_weights_and_the_base
     def spy(net, data, cfg, stage, part, **given):
         before = copy.deepcopy(net)
         ran = fit(net, data, cfg, stage, part, **given)
-        fits.append((stage, part, ran, list(given.get("penalties") or []), before))
+        fits.append((stage, part, ran["epochs"], list(given.get("penalties") or []), before))
         return ran
 
     monkeypatch.setattr("reprune.pipeline.fit", spy)

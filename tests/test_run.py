@@ -110,6 +110,23 @@ def test_a_commit_is_marked_where_code_differs_from_it_and_not_where_runs_have_w
     assert environment("cpu")["git"] == commit + "+"
 
 
+@pytest.mark.parametrize("name, counts", [
+    ("src/mine.py", True), ("conf/method/mine.yaml", True), ("experiments/me/row.yaml", True), ("run.py", True),
+    ("src/mine.pyc", False), ("src/__pycache__/a.py", False), ("results/runs/a.json", False), ("notes.txt", False)])
+def test_a_commit_is_marked_where_source_is_not_in_it(name, counts, monkeypatch, tmp_path):
+    code = tmp_path / "src" / "record.py"
+    code.parent.mkdir()
+    code.write_text("old")
+    (tmp_path / ".gitignore").write_text("*.pyc\n__pycache__/\n")
+    for command in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "All"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setattr("reprune.runs.measure.__file__", str(code))
+    commit = environment("cpu")["git"]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("new")
+    assert environment("cpu")["git"] == commit + "+" * counts
+
+
 def test_another_seed_is_another_run(configure):
     one, two = run(configure("method=random")), run(configure("method=random", "seed=1"))
     assert one["key"] != two["key"] and one["baseline"]["top1"] != two["baseline"]["top1"]

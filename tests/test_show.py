@@ -81,7 +81,7 @@ def test_bars_are_as_long_as_the_layers_are_wide():
 
 def test_departures_from_the_row_are_named(root, capsys, monkeypatch):
     monkeypatch.chdir(root)
-    assert show.main(["7282b13b"]) == 0
+    assert show.main(["9482f833"]) == 0
     assert 'method.penalties.hgsr.weight is 0.001, the row\'s file says 0.0001' in capsys.readouterr().out
 
 

@@ -6,8 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from reprune.errors import UserError
 from reprune.pipeline import run
 from reprune.results import show
 from reprune.results.records import config_id
@@ -115,3 +117,35 @@ def test_several_devices_are_in_the_keys(configure):
     unlike = keys(configure("trainer=ddp", "trainer.sync_batchnorm=false"))
     assert len({*one, *two, *four, *unlike}) == 8
     assert config_id(Store(configure("trainer=ddp")).config) != config_id(Store(configure()).config)
+
+
+def test_threads_are_set_for_a_run_and_are_not_in_its_key(configure):
+    before = torch.get_num_threads()
+    record = run(configure("method=baseline", f"threads={before + 1}", "recipe.baseline.epochs=0"))
+    assert record["env"]["threads"] == record["latency"]["threads"] == before + 1 == record["config"]["threads"]
+    assert torch.get_num_threads() == before
+    assert keys(configure("threads=3")) == keys(configure())
+    with pytest.raises(UserError, match="threads=0: use a number from 1 up"):
+        run(configure("threads=0"))
+
+
+def test_one_run_has_one_key(configure, tmp_path):
+    for short, name in (("32", "32-true"), ("16", "16-mixed"), ("bf16", "bf16-mixed"), ("64", "64-true")):
+        config = Store(configure(f"trainer.precision={short}")).config
+        assert config["trainer"]["precision"] == name
+        assert keys(configure(f"trainer.precision={short}")) == keys(configure(f"trainer.precision={name}"))
+    assert keys(configure("trainer.precision=32")) == keys(configure()) != keys(configure("trainer.precision=16"))
+
+
+def test_a_renamed_file_of_weights_is_the_same_run_and_its_name_is_recorded(configure, tmp_path):
+    (tmp_path / "a.th").write_bytes(b"weights")
+    (tmp_path / "b sha256:.th").write_bytes(b"weights")
+    (tmp_path / "c.th").write_bytes(b"others")
+    a, b, c = (configure(f"model.weights='{tmp_path}/{name}.th'") for name in ("a", "b sha256:", "c"))
+    assert keys(a) == keys(b) and not set(keys(a)) & set(keys(c))
+    assert Store(b).config["model"]["weights"].startswith("b sha256:.th sha256:")
+    assert config_id(Store(a).config) == config_id(Store(b).config) != config_id(Store(c).config)
+
+
+def test_the_name_of_a_model_is_in_the_keys(configure):
+    assert not set(keys(configure("model.name=mine"))) & set(keys(configure()))

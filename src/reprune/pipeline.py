@@ -24,7 +24,7 @@ from reprune.pruning.rounds import Round
 from reprune.pruning.sockets import Method
 from reprune.runs.compose import typed
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import Stopwatch, environment, group_norms, measure, show
+from reprune.runs.measure import Stopwatch, environment, group_norms, measure, show, threads
 from reprune.runs.stages import Stage
 from reprune.runs.store import Store
 from reprune.schema import SCHEMA
@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> dict:
     """Does what is missing of the run `cfg` describes. -> its record"""
     store = Store(cfg)
     if cfg.force or (record := store.finished()) is None:
-        with store.alone():
+        with store.alone(), threads(cfg.threads):
             if cfg.force or (record := store.finished()) is None:         # by the process this one has waited for
                 return Run(cfg, store).attempt()
     print(f"{store.key}: finished before, nothing to do (force=true runs it again)")

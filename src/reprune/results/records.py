@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from reprune.errors import UserError
 from reprune.results.rows import flat, read_all
 from reprune.runs.fingerprint import PARTS
-from reprune.runs.store import NOT_IN_KEY, key_of, unused, without
+from reprune.runs.store import counted, key_of, without
 from reprune.schema import STAGES, Record
 
 
@@ -83,7 +83,7 @@ def config_id(config: dict[str, Any]) -> str:
     >>> config_id({"a": 1, "b": 2}) == config_id({"b": 2, "a": 1, "seed": 3, "speed": {"compile": False}})
     True
     """
-    return _sorted_hash(to_json(without(config, ("seed", *NOT_IN_KEY, *unused(config)))))
+    return _sorted_hash(to_json(counted(without(config, ("seed",)))))
 
 
 @cache

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
@@ -29,7 +28,7 @@ from reprune.results.rows import departures, flat, read_all, read_row
 from reprune.results.verdict import verdict
 from reprune.runs.compose import composing
 from reprune.runs.fingerprint import changed, fingerprint
-from reprune.runs.store import key_of
+from reprune.runs.store import key_of, plain
 from reprune.runs.targets import foreign
 from reprune.schema import STAGES, Claim, Record, Row
 
@@ -133,7 +132,7 @@ def key_here(record: Record, root: Path) -> str:
     try:
         with composing(root) as compose:
             cfg = compose(record.overrides)
-            config = OmegaConf.to_container(cfg, resolve=True)
+            config = plain(cfg)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"it does not compose ({' '.join(str(error).split())})") from error
     if config["model"].get("weights"):

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor, nn
 
+from reprune.errors import UserError
 from reprune.pruning.probe import Probe, evaluate
 from reprune.structure.cost import cost, latency, peak_memory
 
@@ -38,6 +39,19 @@ class Stopwatch:
         start = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - start)
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """So many of torch's on the CPU meanwhile; None: as the environment says. Sums differ between numbers of them."""
+    if number is not None and (not isinstance(number, int) or number < 1):
+        raise UserError(f"threads={number}: use a number from 1 up, or null, for what the environment says")
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any, example: Tensor, batch_size: int,
@@ -90,13 +104,16 @@ def _version(name: str) -> str:
 
 
 def _git() -> str | None:
-    """The commit of the checkout this package lies in, `+` if files other than results differ; None outside of one."""
+    """The commit of the checkout this package lies in, `+` if files other than results differ, or source is not in it;
+    None outside of one."""
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
                               timeout=10).stdout.strip()
     try:
         changed = git("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)results")        # runs write there
-        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
+        source = (f":/{place}" for place in ("src", "conf", "experiments", "run.py"))
+        new = git("ls-files", "--others", "--exclude-standard", "--", *source)
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed or new)
     except (OSError, subprocess.SubprocessError):
         return None
 

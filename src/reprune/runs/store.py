@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from reprune.errors import UserError
 from reprune.files import leftovers, read_sealed, write_json, write_sealed
 from reprune.runs.content import content
 from reprune.runs.fingerprint import changed, fingerprint
+from reprune.runs.nested import get, sortable, without
 from reprune.runs.stages import Stage, locked, or_again, read_facts, tell, write_facts
 from reprune.schema import Record
 
@@ -29,17 +30,26 @@ if TYPE_CHECKING:                       # torch is imported with the first net: 
 PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")         # where things lie: not in records either
 HERE = (*PLACES, "dataset.workers", "logger", "force", "search", "trainer.enable_progress_bar")   # of no use elsewhere
 # What a result does not depend on: besides, what a run is called, and where it runs.
-NOT_IN_KEY = (*HERE, "claim", "control", "experiment", "measure", "model.name", "recipe.name", "recipe.paper_epochs",
-              "trainer.accelerator", "speed.graph")
+NOT_IN_KEY = (*HERE, "claim", "control", "experiment", "measure", "recipe.name", "recipe.paper_epochs",
+              "threads", "trainer.accelerator", "speed.graph")
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
 NEUTRAL = {"method.allocation.multiple": 1, "speed.compile": False, "trainer.devices": 1}
+PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 SEVERAL = ("trainer.devices", "trainer.strategy", "trainer.sync_batchnorm")    # of no effect where there is one device
+
+
+def plain(cfg: DictConfig) -> dict:
+    """As plain data; the precision by its full name, of those that Lightning knows."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    if (precision := get(config, "trainer.precision")) is not ...:
+        config["trainer"]["precision"] = PRECISIONS.get(str(precision), precision)
+    return config
 
 
 def resolved(cfg: DictConfig) -> dict:
     """The whole config as plain data, without places; `model.weights` is the file's name and its content's hash, and
     `dataset.content` stands for the images of a dataset of folders."""
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config = plain(cfg)
     weights = config["model"].get("weights")
     if weights:
         path = Path(weights)
@@ -67,8 +77,20 @@ def key_of(config: dict) -> str:
     >>> key_of(a) == key_of({**a, "speed": {"compile": False, "graph": True}})    # an option that came later, unused
     True
     """
-    config = sortable(without(without(config, NOT_IN_KEY), unused(config)))
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(sortable(counted(config)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def counted(config: dict) -> dict:
+    """What determines the result. Of a file of weights that is what it holds, and not what it is called.
+
+    >>> counted({"model": {"weights": "a.th sha256:12"}, "force": True})
+    {'model': {'weights': 'sha256:12'}}
+    """
+    config = without(config, (*NOT_IN_KEY, *unused(config)))
+    if not isinstance(weights := get(config, "model.weights"), str):
+        return config
+    name, mark, digits = weights.rpartition("sha256:")
+    return {**config, "model": {**config["model"], "weights": mark + digits}}
 
 
 def unused(config: dict) -> list[str]:
@@ -80,38 +102,6 @@ def unused(config: dict) -> list[str]:
     devices = get(config, "trainer.devices")
     one = devices in (..., 1, "1") or isinstance(devices, list) and len(devices) == 1
     return [*(name for name, value in NEUTRAL.items() if get(config, name) == value), *SEVERAL * one]
-
-
-def get(node: Any, name: str) -> Any:
-    """The value of a dotted name; ... where there is none."""
-    for part in name.split("."):
-        node = node.get(part, ...) if isinstance(node, dict) else ...
-    return node
-
-
-def without(config: dict, names: Iterable[str]) -> dict:
-    """With some dotted names left out, and the mappings that this leaves empty.
-
-    >>> without({"a": {"b": 1, "c": 2}, "d": 3, "e": {"f": {"g": 4}}}, ("a.b", "d", "e.f.g", "x.y"))
-    {'a': {'c': 2}}
-    """
-    below: dict[str, list[str]] = {}
-    for name in names:
-        below.setdefault(name.partition(".")[0], []).append(name.partition(".")[2])
-    kept = {key: without(value, below[key]) if key in below and isinstance(value, dict) else value
-            for key, value in config.items() if "" not in below.get(key, ())}
-    return {key: value for key, value in kept.items() if value != {} or key not in below}
-
-
-def sortable(node: Any) -> Any:
-    """With the keys of a mapping as texts where they are of several kinds: {1: 0.5, "layer2": 0.2}."""
-    if isinstance(node, list):
-        return [sortable(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    mixed = len({type(key) for key in node}) > 1
-    return {json.dumps(key) if mixed and not isinstance(key, str) else key: sortable(value)
-            for key, value in node.items()}
 
 
 def baseline_key(config: dict) -> str:
