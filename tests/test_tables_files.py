@@ -39,6 +39,9 @@ def test_commits_are_shown_where_a_line_has_several(root):
     assert "made at" not in section(tables(root), FULL)["A"][1]
     record(root, seed=1, env={"git": "fff0123456789", "torch": "2.15.0"})
     assert section(tables(root), FULL)["A"][1]["made at"] == "2 commits: abc123, fff0123"
+    record(root, seed=2, env__threads=1)
+    record(root, seed=3, env__threads=2)
+    assert section(tables(root), FULL)["A"][1]["made at"].endswith("fff0123; 1, 2 threads")
 
 
 def test_what_controls_reach_stands_beside_the_claim(root):

@@ -120,6 +120,7 @@ def averaged(row: Row, runs: list[Run], config: dict[str, Any]) -> Line:
         **{group: getattr(first, group) for group in GROUPS}, "seeds": len({of.seed for of in records}),
         "keys": " ".join(of.key for of in records), "commits": sorted({of.env.git or "unknown" for of in records}),
         "code": code and json.dumps(code, separators=(",", ":")), "baseline_source": first.baseline.source,
+        "threads": sorted({of.env.threads for of in records} - {None}),
         "images": runs[0].limit, "paper_known": first.paper_epochs is not None,
         **{f"epochs_{stage}": getattr(first.epochs, stage) for stage in STAGES},
         **{f"paper_epochs_{stage}": getattr(first.paper_epochs, stage, None) for stage in STAGES}}

@@ -23,10 +23,11 @@ def run_links(runs: list[Run]) -> str:
 
 
 def commits(line: Line) -> str:
-    """Where the runs of a line do not share one checkout."""
-    made_at = line["commits"]
+    """Where the runs of a line do not share one checkout, or one number of threads."""
+    made_at, threads = line["commits"], line["threads"]
     names = ", ".join(name[:7] + "+" * name.endswith("+") for name in made_at)
-    return f"{len(made_at)} commits: {names}" if len(made_at) > 1 else ""
+    return "; ".join([f"{len(made_at)} commits: {names}"] * (len(made_at) > 1) +
+                     [f"{', '.join(map(str, threads))} threads"] * (len(threads) > 1))
 
 
 def accuracy(line: Line, paper: str) -> dict[str, str]:

@@ -54,7 +54,7 @@ HINTS = {               # what is found in a table -> its explanation
     r"†": "**†** marks numbers computed from another number of the paper, such as 87.5 % from 8x fewer.",
     r"\(top-5\)": "**Top-5** stands where the paper gives nothing else; ours is top-1 all the same.",
     r"\| verdict": "**Verdict**: does the claim hold here? By [one rule](README.md#the-verdict) for all papers.",
-    r"\| made at": "**Made at** n commits: the runs of the line were made by different states of this project.",
+    r"\| made at": "**Made at** n commits or with n threads: what the runs of the line differ in.",
     r"[0-9a-f]{7}\+[ ,]": "**+** after a commit: when the run was made, files differed from it.",
     r"\| before recovery": "**Before recovery** is the accuracy after the last removal, before the last fine-tuning.",
     r"\| best epoch on test": "**Best epoch on test** is what some papers report, shown where it was recorded.",
