@@ -188,6 +188,13 @@ def test_tensors_that_are_no_trained_weights_are_one_line_and_leave_the_net_alon
     assert torch.equal(net.conv1.weight, before)
 
 
+def test_a_name_of_many_lines_makes_no_line_of_many(tmp_path):
+    torch.save(models.resnet(8).state_dict() | {"a\nb" * 10**4: torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"1 unexpected \(first: a.nba") as error:
+        models.load_weights(models.resnet(8), tmp_path / "w.pt")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
 def test_all_tensors_with_nan_are_counted(tmp_path):
     state = {k: torch.full_like(v, float("nan")) if "bn1" in k and v.is_floating_point() else v
              for k, v in models.resnet(8).state_dict().items()}

@@ -58,7 +58,7 @@ def _read(file: Path) -> object:
         raise UserError(f"refused {file}: its pickle holds more than tensors, which could run code, or is damaged "
                         "(nothing was executed); save a plain state_dict or safetensors instead") from error
     except Exception as error:                  # a damaged file can end in nearly any exception of the readers
-        reason = str(error).split("\n")[0].split(". ")[0]
+        reason = str(error).split("\n")[0].split(". ")[0][:200]
         raise UserError(f"cannot read the weights in {file}: corrupted, cut off or not a checkpoint "
                         f"({type(error).__name__}: {reason})") from error
 
@@ -103,7 +103,8 @@ def _check_match(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> Non
     if missing:
         findings.append(f"{len(missing)} missing (first: {missing[0]})")
     if unexpected:
-        findings.append(f"{len(unexpected)} unexpected (first: {unexpected[0]})")
+        name = unexpected[0].encode("unicode_escape")[:100].decode()      # a name may have many lines
+        findings.append(f"{len(unexpected)} unexpected (first: {name})")
     if wrong:
         have, want = list(state[wrong[0]].shape), list(wanted[wrong[0]].shape)
         findings.append(f"{len(wrong)} of another shape (first: {wrong[0]} is {have}, the net wants {want})")
