@@ -1,9 +1,8 @@
 """Two processes that train together (gloo, on CPUs) end where one does."""
 
 import json
-import subprocess
-import sys
 
+import command
 import pytest
 import torch
 from conftest import EPOCHS, TINY
@@ -41,12 +40,12 @@ def test_two_processes_reach_the_weights_of_one(configure, tmp_path):
     assert len(also) == 3 and also == curve
 
 
-def test_a_sweep_whose_runs_train_on_two_devices(root, configure, tmp_path, capsys):
+def test_a_sweep_whose_runs_train_on_two_devices(configure, tmp_path, capsys):
     """Batch norm sees one half of each batch on CPUs, so accuracies differ: they are not compared. There is a baseline
     already: what the two train is the pruned net."""
     run(configure("method=baseline", f"output_dir={tmp_path}/two"))
-    command = [sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, "method=random", "trainer=ddp", "seed=0"]
-    done = subprocess.run([*command, f"output_dir={tmp_path}/two"], cwd=tmp_path, capture_output=True, text=True)
+    done = command.run("-m", *TINY, *EPOCHS, "method=random", "trainer=ddp", "seed=0", f"output_dir={tmp_path}/two",
+                       cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     records = [json.loads(file.read_text()) for file in tmp_path.glob("two/*/record.json")]
     (record,) = [record for record in records if record["method"] == "random"]
