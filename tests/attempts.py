@@ -11,11 +11,10 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from conftest import ROOT, TINY
+from conftest import HANG, ROOT, TINY
+from moments import before, first
 
 STEPS = ["method/rounds=steps", "method.rounds.n=2"]
-PATIENCE = 120                                            # seconds for one attempt
-NOTICE = 20                                               # seconds for a signal to take effect
 
 
 class Failure(Exception):
@@ -25,8 +24,9 @@ class Failure(Exception):
 class Attempt:
     """One start of `python run.py -m OVERRIDES`, in a process group of its own, its output in a file."""
 
-    def __init__(self, overrides: list[str], folder: Path, real: bool = False, point: int = 0):
-        """point: of the file operation at which it kills itself; 0: it only counts them."""
+    def __init__(self, overrides: list[str], folder: Path, real: bool = False, point: int = 0, name: str | None = None):
+        """point: of the file operation at which it kills itself, if it is the first in this folder to get that far; 0:
+        it only counts them. name: only of files of this name, when they are put in place."""
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"{len(list(folder.glob('*.log'))):03}.log"
         self.count = self.log.with_suffix(".count")
@@ -34,11 +34,11 @@ class Attempt:
         sys.stdout.flush()
         self.pid, self.status = os.fork(), None
         if not self.pid:
-            self._run(overrides, folder, real, point)
+            self._run(overrides, folder, real, point, name)
         with suppress(PermissionError):                           # it has done so itself, and is another program now
             os.setpgid(self.pid, self.pid)
 
-    def _run(self, overrides: list[str], folder: Path, real: bool, point: int) -> None:
+    def _run(self, overrides: list[str], folder: Path, real: bool, point: int, name: str | None) -> None:
         code = 1
         try:
             os.setpgid(0, 0)
@@ -54,7 +54,7 @@ class Attempt:
             if real:
                 os.execv(sys.executable, [sys.executable, *argv])
             sys.argv, sys.stdout, sys.stderr = argv, os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-            operations = watch(point)
+            operations = before(point, lambda: first(folder / "killed") and os.kill(os.getpid(), signal.SIGKILL), name)
             runpy.run_path(argv[0], run_name="__main__")
             code = 0
         except SystemExit as end:
@@ -67,7 +67,7 @@ class Attempt:
                 self.count.write_text(str(operations[0]))
             os._exit(code)
 
-    def wait(self, seconds: float = PATIENCE) -> int | None:
+    def wait(self, seconds: float = HANG) -> int | None:
         """-> its exit status (-signal, where one ended it), None if it still runs after so many seconds"""
         until = time.monotonic() + seconds
         while self.status is None:
@@ -83,27 +83,13 @@ class Attempt:
     def send(self, what: signal.Signals) -> None:
         """To it and all that it has started. Raises Failure if it does not end soon; at its end it may end well."""
         os.killpg(self.pid, what)
-        if self.wait(NOTICE) is None:
+        if self.wait() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.wait()
-            raise Failure(f"{self.log}: goes on {NOTICE} s after {what.name}")
+            raise Failure(f"{self.log}: goes on {HANG} s after {what.name}")
 
     def moment(self) -> str:
         """What it was doing when its output ended."""
         said = re.findall(r"^(?:(baseline|sparse|recover)[-\d]*: \d+ epoch|(record) )", self.log.read_text(), re.M)
         return "start-up" if not said else said[-1][0] or "between runs"
 
-
-def watch(point: int) -> list[int]:
-    """Counts this process's file operations from now on, and kills it right before the one numbered `point`."""
-    count = [0]
-
-    def hook(event: str, args: tuple) -> None:
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
-            count[0] += 1
-            if count[0] == point:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-    return count

@@ -28,7 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"                       # the same sums everyw
 sys.dont_write_bytecode = True                            # not among the file operations
 
 import torch  # noqa: E402
-from attempts import PATIENCE, Attempt, Failure  # noqa: E402
+from attempts import Attempt, Failure  # noqa: E402
 from filelock import FileLock, Timeout  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tabulate import tabulate  # noqa: E402
@@ -68,7 +68,7 @@ class Whole:
         self.methods, start = methods, time.monotonic()
         self.lengths = [f"recipe.{part}.epochs={epochs}" for part in ("baseline", "sparse", "recover")]
         attempt = Attempt(self.command(methods), folder)
-        if attempt.wait(PATIENCE * 5):
+        if attempt.wait():
             raise Failure(f"{attempt.log}: status {attempt.status} without being killed")
         self.seconds = time.monotonic() - start
         self.records = records(folder)
@@ -125,7 +125,7 @@ def killed_at_random(whole: Whole, folder: Path, part: Part, rng: random.Random,
     for number in range(most + 1):
         what, delay = rng.choice(SIGNALS), rng.expovariate(1 / mean)
         attempt = Attempt(whole.command(methods), folder, real=real)
-        if attempt.wait(delay if number < most else PATIENCE * 5) is None:
+        if attempt.wait(*[delay] * (number < most)) is None:
             attempt.send(what)
             if attempt.status:                                    # else it was at its end
                 part.killed(what, attempt)
@@ -157,12 +157,10 @@ def killed_at_operations(whole: Whole, folder: Path, part: Part, most: int) -> N
 def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool) -> None:
     """One process per method, all at once: they need the same baseline, and one of them trains it. kill: that one dies
     while it does, and another goes on from its checkpoint."""
-    attempts = [Attempt(whole.command([method]), folder) for method in methods]
+    point, name = (2, "unfinished.ckpt") if kill else (0, None)   # the second epoch of the baseline is to be saved
+    attempts = [Attempt(whole.command([method]), folder, point=point, name=name) for method in methods]
     if kill:
-        while not list((folder / "outputs").glob("baselines/*/unfinished.ckpt")):
-            time.sleep(0.002)
-        (holder,) = (n for n, attempt in enumerate(attempts) if attempt.moment() == "baseline")
-        attempts[holder].send(signal.SIGKILL)
+        (holder,) = (n for n, attempt in enumerate(attempts) if attempt.wait() == -signal.SIGKILL)
         part.killed(signal.SIGKILL, attempts[holder])
         finish([a for n, a in enumerate(attempts) if n != holder])
         attempts.append(Attempt(whole.command([methods[holder]]), folder))

@@ -1,9 +1,8 @@
 """Two processes that train together (gloo, on CPUs) end where one does."""
 
 import json
-import subprocess
-import sys
 
+import command
 import pytest
 import torch
 from conftest import EPOCHS, TINY
@@ -41,17 +40,14 @@ def test_two_processes_reach_the_weights_of_one(configure, tmp_path):
     assert len(also) == 3 and also == curve
 
 
-def test_a_sweep_whose_runs_train_on_two_devices(root, tmp_path):
+def test_a_sweep_whose_runs_train_on_two_devices(tmp_path):
     """Batch norm sees one half of each batch on CPUs, so accuracies differ: they are not compared."""
-    command = [sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, "method=random", "trainer=ddp", "seed=0"]
-    done = subprocess.run([*command, f"output_dir={tmp_path}/two"], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=600)
+    sweep = ["-m", *TINY, *EPOCHS, "method=random", "trainer=ddp", "seed=0", f"output_dir={tmp_path}/two"]
+    done = command.run(*sweep, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (record,) = [json.loads(file.read_text()) for file in tmp_path.glob("two/*/record.json")]
     assert record["epochs"] == {"baseline": 1, "sparse": 0, "recover": 1} and record["env"]["devices"] == 2
-    again = subprocess.run([*command, f"output_dir={tmp_path}/two"], cwd=tmp_path, capture_output=True, text=True,
-                           timeout=600)
-    assert f"{record['key']}: finished before" in again.stdout
+    assert f"{record['key']}: finished before" in command.run(*sweep, cwd=tmp_path).stdout
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(configure):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command
 import pytest
 from conftest import EPOCHS, TINY
 from filelock import FileLock
@@ -33,9 +34,8 @@ def truncate(content: bytes) -> bytes:
     return content[:len(content) // 2]
 
 
-def sweep(root: Path, out: Path, *overrides: str, before: tuple = ()) -> subprocess.CompletedProcess:
-    command = [*before, sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, f"output_dir={out}/outputs", *overrides]
-    return subprocess.run(command, cwd=out.parent, capture_output=True, text=True, timeout=600)
+def sweep(out: Path, *overrides: str) -> subprocess.CompletedProcess:
+    return command.run("-m", *TINY, *EPOCHS, f"output_dir={out}/outputs", *overrides, cwd=out.parent)
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def disk(tmp_path):
 
 def test_sweeps_killed_at_random_at_file_operations_and_in_races_end_as_undisturbed_ones(root, tmp_path):
     few = "--kills 2 --command-kills 0 --operations 1 --together --trainer-killed 2 --same --methods hgsr l1 --epochs 2"
-    command = [sys.executable, root / "tests/faults.py", *few.split(), "--report", tmp_path / "faults.md"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    typed = [sys.executable, root / "tests/faults.py", *few.split(), "--report", tmp_path / "faults.md"]
+    done = subprocess.run(typed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (total,) = re.findall(r"\| all .*", (tmp_path / "faults.md").read_text())
     sweeps, attempts, *kills, records, _ = map(int, total.split("|")[2:-1])
@@ -125,7 +125,8 @@ def test_nothing_depends_on_the_clock(cut, root, configure, tmp_path):
     folder = cut(5, *options)                                     # while it recovers
     for file in folder.rglob("*"):
         os.utime(file, (4e9, 4e9))                                # the year 2096
-    done = sweep(root, tmp_path, *options, f"output_dir={folder}", before=(faketime, "-f", "-3000d"))
+    typed = [faketime, "-f", "-3000d", sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, *options]
+    done = subprocess.run([*typed, f"output_dir={folder}"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / whole["key"] / "record.json").read_text())
     assert result(record) == result(whole) and record["started"] < whole["started"]
@@ -134,13 +135,13 @@ def test_nothing_depends_on_the_clock(cut, root, configure, tmp_path):
     assert run(configure(*options, f"output_dir={folder}"))["started"] > whole["started"]      # done is done
 
 
-def test_a_full_disk_fails_cells_in_one_line_and_when_there_is_room_the_same_command_ends(root, disk, configure,
+def test_a_full_disk_fails_cells_in_one_line_and_when_there_is_room_the_same_command_ends(disk, configure,
                                                                                         tmp_path):
     place = disk("size=4m")
     done = run(configure("method=l1", f"output_dir={place}"))
     room = shutil.disk_usage(place).free - (200 << 10)            # less than a checkpoint
     (place / "filling").write_bytes(bytes(room))
-    first = sweep(root, tmp_path, "method=hgsr,l1,random", f"output_dir={place}", f"results_dir={place}/results")
+    first = sweep(tmp_path, "method=hgsr,l1,random", f"output_dir={place}", f"results_dir={place}/results")
     assert first.returncode == 1 and "Traceback" not in first.stderr
     assert "0 done, 1 finished before, 2 failed" in first.stdout
     assert first.stderr[first.stderr.index("failed: "):].count("No space left on device") == 2
@@ -152,7 +153,7 @@ def test_a_full_disk_fails_cells_in_one_line_and_when_there_is_room_the_same_com
     assert not list(place.rglob(".*"))
 
 
-def test_a_read_only_folder_is_told_in_one_line_and_its_finished_runs_are_found(root, disk, configure, tmp_path):
+def test_a_read_only_folder_is_told_in_one_line_and_its_finished_runs_are_found(disk, configure, tmp_path):
     place = disk("size=8m")
     options = [f"output_dir={place}", f"results_dir={place}/results"]
     whole = run(configure("method=l1", *options))
@@ -160,7 +161,7 @@ def test_a_read_only_folder_is_told_in_one_line_and_its_finished_runs_are_found(
     assert run(configure("method=l1", *options)) == whole
     with pytest.raises(UserError, match="lock: cannot be locked .Read-only file system.: make room"):
         run(configure("method=random", *options))
-    done = sweep(root, tmp_path, "method=random", *options)
+    done = sweep(tmp_path, "method=random", *options)
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.startswith(f"error: output_dir={place} cannot be written") and done.stderr.count("\n") == 1
     disk("remount", "rw")
@@ -175,10 +176,10 @@ def test_a_lock_that_cannot_be_made_is_told(configure, tmp_path):
         run(configure("method=l1", "force=true"))
 
 
-def test_a_cell_whose_failure_cannot_be_noted_still_ends_the_sweep_with_status_1(root, tmp_path):
+def test_a_cell_whose_failure_cannot_be_noted_still_ends_the_sweep_with_status_1(tmp_path):
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "failed").write_text("where a folder should be")
-    done = sweep(root, tmp_path, "method=l1", "method.allocation.rate=0.01,0.5")          # at 0.01 no filter would go
+    done = sweep(tmp_path, "method=l1", "method.allocation.rate=0.01,0.5")          # at 0.01 no filter would go
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "1 done, 0 finished before, 1 failed" in done.stdout
     assert "would remove no filter" in done.stderr[done.stderr.index("failed: "):]

@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-import time
+import signal
 
+import command
 import pytest
 from conftest import ROOT, TINY
 from hydra import compose, initialize_config_dir
@@ -20,9 +18,9 @@ LONGER = ["recipe.baseline.epochs=4", "recipe.sparse.epochs=3", "recipe.recover.
 SPACE = ["method.penalties.hgsr.weight=tag(log,interval(1e-6,1e-3))", "method.allocation.rate=interval(0.1,0.5)"]
 
 
-def command(out, *overrides: str) -> list[str]:
-    return [sys.executable, ROOT / "run.py", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", *TINY, *LONGER,
-            *SPACE, "search.macs=0.6", f"output_dir={out}/outputs", *overrides]
+def words(out, *overrides: str) -> list[str]:
+    return ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", *TINY, *LONGER, *SPACE, "search.macs=0.6",
+            f"output_dir={out}/outputs", *overrides]
 
 
 def trials(out, name: str | None = None) -> list:
@@ -39,25 +37,15 @@ def test_a_search_over_another_row_or_its_control_is_another_study_and_places_ma
 
 
 def test_a_search_that_is_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):
-    with subprocess.Popen(command(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
-        said = ""
-        for line in process.stdout:
-            said += line
-            if line.startswith("trial 0:"):
-                break
-        else:
-            pytest.fail(said)
-        wait = time.monotonic() + 120
-        while not list(tmp_path.glob("outputs/*/stages/sparse.ckpt")):        # of trial 1
-            assert process.poll() is None and time.monotonic() < wait
-            time.sleep(0.01)
-        process.kill()
+    process = command.start(*words(tmp_path), cwd=tmp_path, out=tmp_path / "said",
+                            dies_at=("sparse.ckpt", 5))           # the second of trial 1; each run saves it three times
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "said").read_text()
     assert [t.state.name for t in trials(tmp_path)] == ["COMPLETE", "RUNNING"]
     drawn = trials(tmp_path)[1].params
 
     both = ["hydra.sweeper.n_jobs=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]     # its processes cost time
-    again = subprocess.run(command(tmp_path, *both), cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    again = command.run(*words(tmp_path, *both), cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "1 of 3 trials done" in again.stdout and "sparse: 3 epochs, going on where it was cut off" in again.stdout
     found = trials(tmp_path)
