@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import EPOCHS, TINY
 
+from reprune.files import replacing
+from reprune.results.rows import read_all
+from reprune.runs.store import Store
 from reprune.sweeps import status
 from reprune.sweeps.cells import SWEEP, failures
 
@@ -110,3 +113,44 @@ def test_workers_end_with_a_sweep_that_is_killed_and_save(root, tmp_path):
     finally:
         for pid in alive(mark.encode()):
             os.kill(int(pid), signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- one results folder
+
+def test_what_another_output_folder_publishes_is_left_to_it_and_what_is_left_over_goes(configure, tmp_path):
+    one, other = (Store(configure("method=l1", f"output_dir={tmp_path}/{name}")) for name in ("one", "other"))
+    assert one.published == other.published
+    with one.alone(), replacing(one.published) as part:
+        with other.alone():
+            assert part.is_file()
+        part.write_text("whole")
+    assert one.published.read_text() == "whole"
+    left = one.published.with_name(f".{one.published.name}.0123456789ab.part")        # of one that was killed
+    left.write_text("half")
+    with other.alone():
+        assert not left.exists() and one.published.exists()
+
+
+def test_a_writer_that_is_killed_holds_nothing(configure, tmp_path):
+    store = Store(configure("method=l1"))
+    code = ("import os, sys, signal; from pathlib import Path; from reprune.files import replacing\n"
+            "with replacing(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)")
+    assert subprocess.run([sys.executable, "-c", code, store.published]).returncode == -signal.SIGKILL
+    (left,) = store.published.parent.glob(".*.part")
+    with store.alone():
+        assert not left.exists()
+
+
+@pytest.mark.parametrize("moment", ["before a look", "before it is read"])
+def test_a_record_that_goes_while_tables_read_is_not_there(moment, tmp_path):
+    files, errors = [tmp_path / name for name in "ab"], []
+    for file in files:
+        file.write_text(file.name)
+
+    def read(file: Path) -> str:
+        if file.name == "a":
+            files[1 if moment == "before a look" else 0].unlink()
+        return file.read_text()
+
+    assert read_all(files, read, tmp_path, errors) == (["a"] if moment == "before a look" else ["b"])
+    assert errors == []

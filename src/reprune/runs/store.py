@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import reprune
 from reprune.errors import UserError
-from reprune.files import leftovers, read_sealed, write_json, write_sealed
+from reprune.files import abandoned, leftovers, read_sealed, write_json, write_sealed
 from reprune.runs.stages import Stage, locked, or_again
 
 if TYPE_CHECKING:                       # torch is imported with the first net: a look at keys and places needs none
@@ -145,7 +145,7 @@ class Store:
     def alone(self) -> AbstractContextManager[None]:
         """No other process works on this run meanwhile; the lock of one that died is free."""
         return locked(self.folder, f"run {self.key}", leftovers(self.stages),
-                       leftovers(self.published.parent, self.published.name),
+                       abandoned(self.published.parent, self.published.name),
                        leftovers(self.root / "failed", f"{self.key}.json"))
 
     @contextmanager
