@@ -3,12 +3,20 @@ and what is wrong with a config, told before anything trains."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from conftest import EPOCHS, TINY
 
+from reprune.files import replacing
+from reprune.results.rows import read_all
+from reprune.runs.store import Store
 from reprune.sweeps import status
 from reprune.sweeps.cells import SWEEP, failures
 
@@ -54,3 +62,95 @@ def test_a_sweep_goes_on_beside_notes_that_are_none(root, tmp_path):
     done = command(root, "-m", *TINY, *EPOCHS, "method=baseline", f"output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "1 cells: 1 done" in done.stdout and not done.stderr
+
+
+# ---------------------------------------------------------------- workers
+
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
+def test_workers_run_wherever_the_source_comes_first(root, tmp_path):
+    """Plugins are found in another order then."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[launchers]'")
+    done = command(root, "-m", *TINY, *EPOCHS, "method=baseline", "seed=0,1", *JOBLIB, f"output_dir={tmp_path}",
+                   PYTHONPATH=str(root / "src"))
+    assert done.returncode == 0, done.stderr
+    assert "2 cells: 2 done" in done.stdout and len([*tmp_path.glob("*/record.json")]) == 2
+
+
+def alive(mark: bytes) -> list[str]:
+    """The processes with this in their environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):                                   # of another user, or it has ended
+            if mark in (place / "environ").read_bytes():
+                found.append(place.name)
+    return found
+
+
+def until(met: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 200                                  # below the 300 s that joblib leaves an idle worker
+    while not met():
+        assert time.monotonic() < end, what
+        time.sleep(0.2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux")
+def test_workers_end_with_a_sweep_that_is_killed_and_save(root, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[launchers]'")
+    argv = ["-m", *TINY, "method=baseline", "recipe.baseline.epochs=1,100000", *JOBLIB, f"output_dir={tmp_path}/out"]
+    mark = f"REPRUNE_MARK={tmp_path}"
+    with (tmp_path / "log").open("w") as log:
+        sweep = subprocess.Popen([sys.executable, root / "run.py", *argv], stdout=log, stderr=log, cwd=tmp_path,
+                                 env={**os.environ, **dict([mark.split("=")]), "PYTHONUNBUFFERED": "1"})
+    try:
+        until(lambda: [*tmp_path.glob("out/*/record.json")] and "100000 epochs" in (tmp_path / "log").read_text(),
+              "one run has ended, one trains")
+        sweep.kill()
+        sweep.wait()
+        until(lambda: not alive(mark.encode()), "all workers have ended")
+        assert [*tmp_path.glob("out/baselines/*/unfinished.ckpt")]
+    finally:
+        for pid in alive(mark.encode()):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- one results folder
+
+def test_what_another_output_folder_publishes_is_left_to_it_and_what_is_left_over_goes(configure, tmp_path):
+    one, other = (Store(configure("method=l1", f"output_dir={tmp_path}/{name}")) for name in ("one", "other"))
+    assert one.published == other.published
+    with one.alone(), replacing(one.published) as part:
+        with other.alone():
+            assert part.is_file()
+        part.write_text("whole")
+    assert one.published.read_text() == "whole"
+    left = one.published.with_name(f".{one.published.name}.0123456789ab.part")        # of one that was killed
+    left.write_text("half")
+    with other.alone():
+        assert not left.exists() and one.published.exists()
+
+
+def test_a_writer_that_is_killed_holds_nothing(configure, tmp_path):
+    store = Store(configure("method=l1"))
+    code = ("import os, sys, signal; from pathlib import Path; from reprune.files import replacing\n"
+            "with replacing(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)")
+    assert subprocess.run([sys.executable, "-c", code, store.published]).returncode == -signal.SIGKILL
+    (left,) = store.published.parent.glob(".*.part")
+    with store.alone():
+        assert not left.exists()
+
+
+@pytest.mark.parametrize("moment", ["before a look", "before it is read"])
+def test_a_record_that_goes_while_tables_read_is_not_there(moment, tmp_path):
+    files, errors = [tmp_path / name for name in "ab"], []
+    for file in files:
+        file.write_text(file.name)
+
+    def read(file: Path) -> str:
+        if file.name == "a":
+            files[1 if moment == "before a look" else 0].unlink()
+        return file.read_text()
+
+    assert read_all(files, read, tmp_path, errors) == (["a"] if moment == "before a look" else ["b"])
+    assert errors == []

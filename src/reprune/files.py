@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -11,7 +12,7 @@ import tarfile
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -32,26 +33,31 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")       # no pid: hosts may share the folder
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.touch()
-            mode = part.stat().st_mode
-            yield part
-            part.chmod(mode)                                      # safetensors lets nobody but the owner read
-            _sync(part)                                           # before its name: else a power loss leaves it empty
-            os.replace(part, path)
-            _sync(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _opened(path.parent) as folder:
+            with suppress(OSError):                               # see `abandoned`
+                fcntl.flock(folder, fcntl.LOCK_SH)
+            try:
+                part.touch()
+                mode = part.stat().st_mode
+                yield part
+                part.chmod(mode)                                  # safetensors lets nobody but the owner read
+                with _opened(part) as file:
+                    os.fsync(file)                                # before its name: else a power loss leaves it empty
+                os.replace(part, path)
+                os.fsync(folder)
+            finally:
+                part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:                   # safetensors reports a full disk in its own way
         raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}): {GO_ON}") from error
 
 
-def _sync(path: Path) -> None:
-    """What the system still holds in memory goes to the disk: some milliseconds."""
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A file or folder. What the system still holds of it in memory goes to the disk with fsync: some milliseconds."""
     file = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(file)
+        yield file
     finally:
         os.close(file)
 
@@ -61,6 +67,14 @@ def leftovers(folder: Path, name: str = "") -> Iterator[Path]:
     yield from folder.glob(f".{name}*.part")
     if not name:
         yield from folder.glob(".tmp??????")                      # safetensors' own
+
+
+def abandoned(folder: Path, name: str) -> Iterator[Path]:
+    """`leftovers` of a folder in which others write, too: none while one does. Writers share a lock on the folder, and
+    the system frees that of one that dies; a folder that cannot be locked is left as it is."""
+    with suppress(OSError), _opened(folder) as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield from leftovers(folder, name)
 
 
 def write_tar(folder: Path, name: str, paths: Iterable[tuple[Path, str]], part: float = math.inf,

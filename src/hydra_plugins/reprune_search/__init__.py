@@ -4,26 +4,7 @@ import logging
 import sys
 from typing import Any
 
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
-
-
-def stand_in() -> None:
-    """conf/hydra/sweeper/optuna.yaml stands in for the config of the same name that the plugin brings, which Hydra 1.3
-    would hold our file against."""
-    ConfigStore.instance().repo["hydra"].get("sweeper", {}).pop("optuna.yaml", None)    # absent without the extra
-
-
-stand_in()                                                        # in a worker, which scans the plugins again
-
-
-class OwnSweeper(SearchPathPlugin):
-    """Called when all plugins are loaded, before a config is read."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        stand_in()
 
 
 class SearchSweeper(Sweeper):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -83,15 +84,17 @@ def read_papers(content: Any, rows: set[str], errors: list[str]) -> dict[str, Pa
 
 
 def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors: list[str]) -> list:
-    """What `read` makes of each file; a bad file becomes one line in `errors`."""
+    """What `read` makes of each file; a bad file becomes one line in `errors`, one that has gone by now is nothing."""
     found = []
     for file in sorted(files):
         try:
-            if not file.is_file():                                # a pipe would never end
+            if not S_ISREG(file.stat().st_mode):                  # a pipe would never end
                 raise UserError("content cannot be read: not a file")
             if (size := file.stat().st_size) > LARGEST:
                 raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
             found.append(read(file))
+        except FileNotFoundError:
+            continue
         except (UserError, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
             kind = "" if isinstance(error, UserError) else "content cannot be read: "
             errors.append(f"{file.relative_to(root).as_posix()}: {kind}{' '.join(str(error).split())}")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import reprune
 from reprune.errors import UserError
-from reprune.files import leftovers, read_sealed, write_json, write_sealed
+from reprune.files import abandoned, leftovers, read_sealed, write_json, write_sealed
 from reprune.runs.content import content
 from reprune.runs.fingerprint import changed, fingerprint
 from reprune.runs.nested import get, sortable, without
@@ -166,7 +166,7 @@ class Store:
     def alone(self) -> AbstractContextManager[None]:
         """No other process works on this run meanwhile; the lock of one that died is free."""
         return locked(self.folder, f"run {self.key}", leftovers(self.stages),
-                       leftovers(self.published.parent, self.published.name),
+                       abandoned(self.published.parent, self.published.name),
                        leftovers(self.root / "failed", f"{self.key}.json"))
 
     @contextmanager

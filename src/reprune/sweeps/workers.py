@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class Workers(Callback):
             from joblib import cpu_count  # here: a single run does without joblib
 
             launcher.n_jobs = max((gpus * self.runs_per_gpu or cpu_count()) // devices, 1)
+        if "initializer" in launcher:
+            launcher.initializer.parent = os.getpid()
         if "ray" in launcher and launcher.ray.remote.num_gpus is None:
             launcher.ray.remote.num_gpus = min(gpus, devices)
         if "submitit_folder" in launcher:
@@ -65,14 +68,17 @@ def start(root: Path, overrides: list[str], log: Path, threads: int) -> subproce
     with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
             [sys.executable, root / "run.py", "+hydra.callbacks.workers._target_=reprune.sweeps.Workers", *overrides],
-            env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, preexec_fn=_leave_with_parent,
+            env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            preexec_fn=partial(leave_with_parent, os.getpid()),
             process_group=0)                                      # Ctrl-C comes to the process here alone
 
 
-def _leave_with_parent() -> None:
-    """In a new process: even a parent that is killed leaves no run behind. Linux tells it, and it saves."""
+def leave_with_parent(parent: int) -> None:
+    """In a new process: even a parent that is killed leaves no run or worker behind. Linux tells it, and it saves."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)                # 1: PR_SET_PDEATHSIG
+    if os.getppid() != parent:                                    # killed before that
+        signal.raise_signal(signal.SIGTERM)
 
 
 def own_gpus(n: int) -> None:
