@@ -151,7 +151,7 @@ def test_a_finished_run_with_a_damaged_file_is_made_again(name, damage, configur
     folder = tmp_path / "outputs" / whole["key"]
     assert run(configure(*options)) == whole
     damage(folder / name)
-    assert status.state(Store(configure(*options)))[0] == status.SUPERSEDED
+    assert status.state(Store(configure(*options)))[0] == status.MISSING
     capsys.readouterr()
     again = run(configure(*options))
     out = capsys.readouterr().out
