@@ -4,11 +4,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+import torch
 from conftest import ROOT
+from test_faults import flip, truncate
 from test_resume import Cut, cut_after, result
 
+from reprune.files import write_json
 from reprune.pipeline import run
 from reprune.results import show
 from reprune.runs import fingerprint as code
@@ -132,3 +136,67 @@ def test_code_is_read_and_not_imported(tmp_path):
               f"fingerprint({config}); assert not {{'torch', 'mine', 'reprune.data'}} & set(sys.modules); "
               "assert {'mine', 'reprune.methods.l1', 'reprune.structure.groups'} <= set(sources('mine.Mine'))")
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+# ---------------------------------------------------------------- damage
+
+@pytest.mark.parametrize("name, damage", [
+    ("net.safetensors", Path.unlink), ("net.safetensors", lambda f: f.write_bytes(truncate(f.read_bytes()))),
+    ("net.safetensors", lambda f: f.write_bytes(flip(f.read_bytes(), 1))),
+    ("record.json", lambda f: f.write_text(f.read_text().replace('"params": ', '"params": 1', 1))),
+    ("seal.json", Path.unlink), ("seal.json", lambda f: f.write_text("{}"))])
+def test_a_finished_run_with_a_damaged_file_is_made_again(name, damage, configure, capsys, tmp_path):
+    options = "method=baseline", "recipe.baseline.epochs=0"
+    whole = run(configure(*options))
+    folder = tmp_path / "outputs" / whole["key"]
+    assert run(configure(*options)) == whole
+    damage(folder / name)
+    assert status.state(Store(configure(*options)))[0] == status.MISSING
+    capsys.readouterr()
+    again = run(configure(*options))
+    out = capsys.readouterr().out
+    (line,) = (line for line in out.splitlines() if f"{folder}/record.json: not the whole record of this run (" in line)
+    assert line.endswith("), made again")
+    assert "finished before" not in out and result(again) == result(whole)
+    assert run(configure(*options)) == again and (folder / "net.safetensors").is_file()
+
+
+def test_a_line_that_says_done_is_no_record(configure, capsys, tmp_path):
+    cfg = configure("method=baseline", "recipe.baseline.epochs=0")
+    cfg.experiment, store = "paper/row", Store(cfg)
+    for file in (store.record_file, store.published):
+        write_json(file, {"status": "done", "key": store.key})
+    assert store.finished() is None and store.publication() is None
+    record = run(cfg)
+    assert "params" in record["pruned"] and json.loads(store.published.read_text()) == record
+
+
+def test_a_published_record_of_other_code_gives_way_to_the_one_of_today(configure, tmp_path):
+    cfg = configure("method=baseline", "recipe.baseline.epochs=0")
+    record = run(cfg)
+    cfg.experiment, store = "paper/row", Store(cfg)
+    older = {**record, "experiment": "paper/row", "code": {**record["code"], "model": "0" * 8}}
+    write_json(store.published, older)
+    run(cfg)
+    assert json.loads(store.published.read_text()) == {**record, "experiment": "paper/row"}
+
+
+@pytest.mark.parametrize("calls, pattern", [(1, "baselines/*/unfinished.ckpt"), (3, "*/stages/sparse.ckpt")])
+@pytest.mark.parametrize("what", ["zip", "weights"])
+def test_a_zip_that_is_no_checkpoint_costs_its_stage_and_nothing_else(what, calls, pattern, configure, monkeypatch,
+                                                                      tmp_path, capsys):
+    options = ["method=hgsr", "recipe.baseline.epochs=2", "recipe.sparse.epochs=2"]
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        cut_after(patch, calls)
+        run(configure(*options))
+    (file,) = (tmp_path / "outputs").glob(pattern)
+    if what == "zip":
+        with ZipFile(file, "w") as content:
+            content.writestr("a.txt", "b")
+    else:
+        torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, file)
+    capsys.readouterr()
+    record = run(configure(*options))
+    out = capsys.readouterr().out
+    assert out.count(f"{file}: cannot be read, its stage starts again") == 1 and "going on" not in out
+    assert record["epochs"]["sparse"] == 2

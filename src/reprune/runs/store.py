@@ -137,7 +137,8 @@ class Store:
         not count."""
         record, why = self.look()
         if why:
-            tell(f"{why}, made again", self.folder, *self.code.values())
+            with suppress(OSError):
+                tell(f"{why}, made again", self.folder, *self.code.values(), self.record_file.stat().st_mtime_ns)
         return None if why else record
 
     def look(self) -> tuple[dict | None, str]:

@@ -5,9 +5,9 @@
     python -m reprune status method=l1                  # one run: its key, the key of its baseline, its state
 
 It takes the overrides of `python run.py -m ...` and runs nothing. A key names a folder: <output_dir>/<key> of a run,
-<output_dir>/baselines/<key> of a baseline. Superseded: its record is damaged, or of other code than today's. Of a long
-sweep it lists what is running, cut off, superseded or failed (one cell per error), or, with --all, every cell. The
-exit status is 1 if a cell has failed.
+<output_dir>/baselines/<key> of a baseline. Superseded: its record is of other code than today's. Of a long sweep it
+lists what is running, cut off, superseded or failed (one cell per error), or, with --all, every cell. The exit status
+is 1 if a cell has failed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from reprune.schema import GROUPS
 from reprune.sweeps.cells import expand, told
 
 DONE, RUNNING, FAILED, CUT_OFF, MISSING = "done", "running", "failed", "cut off", "missing"
-SUPERSEDED = "superseded"               # a record is there that does not count
+SUPERSEDED = "superseded"               # by today's code: see Store.look
 LONG = 40                               # cells: more are not listed one by one
 
 
@@ -50,7 +50,7 @@ def state(store: Store) -> tuple[str, str]:
         return FAILED, error_in(note)
     if (store.folder / "stages").is_dir():
         return CUT_OFF, stage(store)
-    return (SUPERSEDED, why) if why else (MISSING, "")
+    return (SUPERSEDED if record else MISSING), why
 
 
 def locked(lock: Path) -> bool:
