@@ -39,8 +39,8 @@ def second(monkeypatch):
     for name, answer in {"get_device_name": "second", "synchronize": None, "memory_allocated": 0,
                          "max_memory_allocated": 2**20, "reset_peak_memory_stats": None}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
-    for name in ("get_rng_state", "set_rng_state"):
-        monkeypatch.setattr(torch.cuda, name, getattr(torch, name))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state))
     return second_device
 
 

@@ -167,7 +167,8 @@ def test_a_row_of_a_stranger_runs_nothing_that_it_names(root, tmp_path):
     for name, body in rows.items():
         head = "# @package hydra" if name == "package" else "# @package _global_"
         (folder / f"{name}.yaml").write_text(f"{head}\n# Row {name}.\n{body}\n")
-    told = {name: sweep(tmp_path, tmp_path, f"experiments=evil2026/{name}", "recipe=smoke") for name in rows}
+    told = {name: subprocess.run([sys.executable, "run.py", f"experiments=evil2026/{name}", *TINY], cwd=tmp_path,
+                                 capture_output=True, text=True) for name in rows}
     assert all(done.returncode for done in told.values()) and not (tmp_path / "ran").exists()
     assert "_target_ 'hostile.Mine' is not of this project" in told["target"].stderr
     for name in ("hydra", "package", "defaults"):

@@ -118,6 +118,7 @@ def test_a_file_that_is_no_record(root, capsys, text):
     ("claim: {", "claim: 3 #", "claim: input should be a valid dictionary or instance of Claim, not 3"),
     ("experiments=some2020/A", "experiments=some2020/B", "must name experiments=some2020/A"),
     ("claim: {", "claim: [", "content cannot be read"),
+    ("override /recipe", "override /recipee", "defaults: {'override /recipee': 'some2020'} is no choice of a row"),
 ])
 def test_a_bad_row_is_named_and_the_rest_is_built(root, capsys, old, new, told):
     record(root)

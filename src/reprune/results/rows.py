@@ -94,7 +94,8 @@ def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors:
                 raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
             found.append(read(file))
         except FileNotFoundError:
-            continue
+            if file.is_symlink():                                 # to nowhere
+                errors.append(f"{file.relative_to(root).as_posix()}: content cannot be read: a link to nothing")
         except (UserError, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
             kind = "" if isinstance(error, UserError) else "content cannot be read: "
             errors.append(f"{file.relative_to(root).as_posix()}: {kind}{' '.join(str(error).split())}")
