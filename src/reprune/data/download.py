@@ -10,6 +10,8 @@ from reprune.errors import UserError
 def fetch(dataset, data_dir: str, looked_for: str, train: dict | None = None, test: dict | None = None) -> tuple:
     """(train set, test set) of a torchvision dataset class; looked_for: where under data_dir its files should be."""
     root = Path(data_dir or "data").expanduser().resolve()
+    if root.exists() and not root.is_dir():
+        raise UserError(f"dataset {dataset.__name__}: data_dir={data_dir} is a file: set it to the folder of the data")
     options = train or {"train": True}, test or {"train": False}
     try:
         return tuple(dataset(root, **o) for o in options)
