@@ -3,6 +3,7 @@ and what is wrong with a config, told before anything trains."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from pathlib import Path
 import pytest
 from conftest import EPOCHS, TINY
 
-from reprune.files import replacing
+from reprune.errors import UserError
+from reprune.files import replacing, writable
+from reprune.pipeline import run
 from reprune.results.rows import read_all
+from reprune.runs.checks import check
 from reprune.runs.store import Store
 from reprune.sweeps import status
 from reprune.sweeps.cells import SWEEP, failures
@@ -154,3 +158,40 @@ def test_a_record_that_goes_while_tables_read_is_not_there(moment, tmp_path):
 
     assert read_all(files, read, tmp_path, errors) == (["a"] if moment == "before a look" else ["b"])
     assert errors == []
+
+
+# ---------------------------------------------------------------- told before anything trains
+
+@pytest.mark.parametrize(("override", "told"), [
+    ("seed=abc", "seed must be a whole number from 0 up, not 'abc'"), ("seed=-1", "seed must be .* not -1"),
+    ("seed=1.5", "seed must be .* not 1.5"), ("seed=true", "seed must be .* not True"),
+    ("model.classes=5", "model.classes must be .* from 10 up, the classes of dataset 'digits', not 5"),
+    ("model.classes=abc", "model.classes must be a whole number .* not 'abc'"),
+    ("dataset=cifar10 data_dir=/etc/passwd", "dataset CIFAR10: data_dir=/etc/passwd is a file"),
+    ("dataset=svhn data_dir=/etc/passwd", "dataset SVHN: data_dir=/etc/passwd is a file"),
+    ("dataset=tinyimagenet data_dir=/etc/passwd", "/etc/passwd/tiny-imagenet-200/train is missing"),
+    ("dataset=imagefolder data_dir=/etc/passwd", "/etc/passwd has no train/ and no val/"),
+    ("experiments=mitsuno2020/own-digits-plain results_dir=/proc/none", "results_dir=/proc/none cannot be written"),
+    ("experiments=mitsuno2020/own-digits-plain results_dir=/etc/passwd", "results_dir=/etc/passwd cannot be written")])
+def test_what_no_run_can_use_is_one_line_before_anything_trains(override, told, root, tmp_path):
+    done = command(root, *TINY, *EPOCHS, *override.split(), f"output_dir={tmp_path}")
+    assert done.returncode == 1 and "epoch" not in done.stdout
+    assert re.match(f"error: .*{told}", done.stderr) and done.stderr.count("\n") == 1, done.stderr
+    assert not [*tmp_path.glob("*/record.json")]
+
+
+def test_only_what_will_be_written_must_be_writable(configure):
+    nowhere = "results_dir=/proc/none"
+    run(configure("method=baseline"))
+    for row in (None, "some/row"):                                # a run of no row; a row that is finished
+        cfg = configure("method=baseline", nowhere)
+        cfg.experiment = row
+        check(cfg)
+    cfg.force = True
+    with pytest.raises(UserError, match="^results_dir=/proc/none cannot be written"):
+        check(cfg)
+
+
+def test_what_is_looked_at_stays_as_it_is(tmp_path):
+    writable("output_dir", tmp_path / "a/b")
+    assert not [*tmp_path.iterdir()]

@@ -25,6 +25,16 @@ MIB = 2**20
 GO_ON = "make room there, or make it writable, and type the same command again: what is done is kept"
 
 
+def writable(name: str, folder: Path) -> None:
+    """Raises UserError where `folder`, which a config calls `name`, takes no files. Nothing is made or left there."""
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with TemporaryFile(dir=there) as file:
+            file.write(bytes(8192))
+    except OSError as error:
+        raise UserError(f"{name}={folder} cannot be written ({error.strerror}): {GO_ON}") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write what is to become `path`: a reader sees the old file or the new one, never half of it.

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from reprune import models
 from reprune.errors import UserError
 from reprune.results.rows import read_rows
+from reprune.runs.checks import check
 from reprune.runs.compose import composing
 from reprune.runs.store import Store
 from reprune.runs.targets import hold
@@ -134,6 +135,7 @@ def find(root: Path, patterns: Sequence[str], seeds: Sequence[int], overrides: S
 def look(cfg: DictConfig, row: Row, job: Job) -> Job:
     """The job, with what its config says. Raises UserError where the data is not there."""
     hold(config := OmegaConf.to_container(cfg, resolve=True), job.overrides)
+    check(cfg)
     recipe, method = cfg.recipe, instantiate(cfg.method)
     model, dataset, paper = config["model"], config["dataset"], recipe.paper_epochs
     job.store, job.images, job.tested = Store(cfg), *images_of(json.dumps(dataset))

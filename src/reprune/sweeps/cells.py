@@ -16,7 +16,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -25,8 +24,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from reprune.errors import UserError, user_error
-from reprune.files import GO_ON, write_json
+from reprune.files import writable, write_json
 from reprune.results.rows import read_all, read_row
+from reprune.runs.checks import check
 from reprune.runs.compose import Composer, outside_of_jobs
 from reprune.runs.control import settle
 from reprune.runs.store import Store
@@ -137,6 +137,7 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     try:
         settle(cfg, HydraConfig.get().runtime.choices.get("experiments"))
         hold(OmegaConf.to_container(cfg), HydraConfig.get().overrides.task)
+        check(cfg)
         note = note.with_stem(Store(cfg).key)                     # unless it has none: a file of weights is missing
         value = objective(run(cfg), cfg.search.macs)
     except Exception as error:
@@ -200,13 +201,10 @@ class Summary(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs) -> None:
         """Ends the command with a line where nothing can be written: Hydra itself writes there, and fails with many."""
-        folder = Path(config.output_dir)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=folder) as file:               # it has no name, and so is never left over
-                file.write(bytes(8192))
-        except OSError as error:
-            sys.exit(f"error: output_dir={folder} cannot be written ({error.strerror}): {GO_ON}")
+            writable("output_dir", Path(config.output_dir))
+        except UserError as error:
+            sys.exit(f"error: {error}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         self.on_run_start(config)
