@@ -14,7 +14,7 @@ from reprune.structure.surgery import remove
 def probe_of(configure, **node) -> Probe:
     torch.manual_seed(0)
     net = models.build({"in_channels": 1, **(node or {"_target_": "reprune.models.resnet", "depth": 8})}).train()
-    data = instantiate(configure().dataset)
+    data = instantiate(configure("dataset.size=32").dataset)
     for module in net.modules():                                  # BN statistics that let the input through
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
