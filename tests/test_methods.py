@@ -162,7 +162,7 @@ def test_a_probe_reads_held_out_images_and_never_the_test_set(configure, monkeyp
 
     monkeypatch.setattr(Data, "test", lambda *a, **k: pytest.fail("the test set was opened"))
     data = instantiate(configure().dataset)
-    probe = Probe(build({"_target_": "reprune.models.resnet", "depth": 8, "in_channels": 1}), torch.zeros(1, 1, 32, 32),
+    probe = Probe(build({"_target_": "reprune.models.resnet", "depth": 8, "in_channels": 1}), torch.zeros(1, 1, 8, 8),
                   data, batch_size=50)
     group = next(g for g in probe.groups if not g.coupled)
     keep = torch.arange(group.size) > 0

@@ -204,7 +204,7 @@ def test_it_needs_held_out_images_and_never_opens_the_test_set(configure, monkey
     choice = ["method=l1", "method/allocation=sensitivity", "method.allocation.tau=100", "method.allocation.rates=[.5]"]
     for val_size in (200, 0):
         cfg = configure(*choice, f"dataset.val_size={val_size}")
-        look = Probe(net, torch.zeros(1, 1, 32, 32), instantiate(cfg.dataset))
+        look = Probe(net, torch.zeros(1, 1, 8, 8), instantiate(cfg.dataset))
         if val_size:
             assert all((~keep).any() for keep in allocate(instantiate(cfg.method), look).values())
         else:
