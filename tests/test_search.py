@@ -48,16 +48,15 @@ def test_a_search_that_is_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):
                 break
         else:
             pytest.fail(said)
-        wait = time.monotonic() + 120
         while not list(tmp_path.glob("outputs/*/stages/sparse.ckpt")):        # of trial 1
-            assert process.poll() is None and time.monotonic() < wait
+            assert process.poll() is None
             time.sleep(0.01)
         process.kill()
     assert [t.state.name for t in trials(tmp_path)] == ["COMPLETE", "RUNNING"]
     drawn = trials(tmp_path)[1].params
 
     both = ["hydra.sweeper.n_jobs=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]     # its processes cost time
-    again = subprocess.run(command(tmp_path, *both), cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    again = subprocess.run(command(tmp_path, *both), cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "1 of 3 trials done" in again.stdout and "sparse: 3 epochs, going on where it was cut off" in again.stdout
     found = trials(tmp_path)

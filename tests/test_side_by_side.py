@@ -3,19 +3,18 @@ and what is wrong with a config, told before anything trains."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import EPOCHS, TINY
+from hydra.utils import instantiate
 
-from reprune.errors import UserError
+from reprune.errors import UserError, user_error
 from reprune.files import replacing, writable
 from reprune.pipeline import run
 from reprune.results.rows import read_all
@@ -92,13 +91,6 @@ def alive(mark: bytes) -> list[str]:
     return found
 
 
-def until(met: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 200                                  # below the 300 s that joblib leaves an idle worker
-    while not met():
-        assert time.monotonic() < end, what
-        time.sleep(0.2)
-
-
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux")
 def test_workers_end_with_a_sweep_that_is_killed_and_save(root, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[launchers]'")
@@ -108,11 +100,15 @@ def test_workers_end_with_a_sweep_that_is_killed_and_save(root, tmp_path):
         sweep = subprocess.Popen([sys.executable, root / "run.py", *argv], stdout=log, stderr=log, cwd=tmp_path,
                                  env={**os.environ, **dict([mark.split("=")]), "PYTHONUNBUFFERED": "1"})
     try:
-        until(lambda: [*tmp_path.glob("out/*/record.json")] and "100000 epochs" in (tmp_path / "log").read_text(),
-              "one run has ended, one trains")
-        sweep.kill()
+        while not ([*tmp_path.glob("out/*/record.json")] and "100000 epochs" in (tmp_path / "log").read_text()):
+            assert sweep.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        sweep.kill()                                              # one worker is idle, one trains
         sweep.wait()
-        until(lambda: not alive(mark.encode()), "all workers have ended")
+        end = time.monotonic() + 240                              # below the 300 s that joblib keeps an idle worker
+        while left := alive(mark.encode()):
+            assert time.monotonic() < end, left
+            time.sleep(0.2)
         assert [*tmp_path.glob("out/baselines/*/unfinished.ckpt")]
     finally:
         for pid in alive(mark.encode()):
@@ -167,16 +163,32 @@ def test_a_record_that_goes_while_tables_read_is_not_there(moment, tmp_path):
     ("seed=1.5", "seed must be .* not 1.5"), ("seed=true", "seed must be .* not True"),
     ("model.classes=5", "model.classes must be .* from 10 up, the classes of dataset 'digits', not 5"),
     ("model.classes=abc", "model.classes must be a whole number .* not 'abc'"),
+    ("results_dir=/etc/passwd", "results_dir=/etc/passwd cannot be written")])
+def test_what_no_run_of_a_row_can_use_is_told(override, told, configure):
+    cfg = configure(override)
+    cfg.experiment = "some/row"
+    with pytest.raises(UserError, match=told):
+        check(cfg)
+
+
+@pytest.mark.parametrize(("dataset", "told"), [
+    ("cifar10", "data_dir=/etc/passwd is a file"), ("svhn", "data_dir=/etc/passwd is a file"),
+    ("tinyimagenet", "/etc/passwd/tiny-imagenet-200/train is missing"),
+    ("imagefolder", "/etc/passwd has no train/ and no val/")])
+def test_a_file_in_place_of_the_folder_of_the_data_is_told(dataset, told, configure):
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (Hydra wraps it)
+        instantiate(configure(f"dataset={dataset}", "data_dir=/etc/passwd").dataset)
+    assert told in user_error(caught.value)
+
+
+@pytest.mark.parametrize(("override", "told"), [
+    ("seed=abc", "seed must"), ("model.classes=5", "model.classes must"),
     ("dataset=cifar10 data_dir=/etc/passwd", "dataset CIFAR10: data_dir=/etc/passwd is a file"),
-    ("dataset=svhn data_dir=/etc/passwd", "dataset SVHN: data_dir=/etc/passwd is a file"),
-    ("dataset=tinyimagenet data_dir=/etc/passwd", "/etc/passwd/tiny-imagenet-200/train is missing"),
-    ("dataset=imagefolder data_dir=/etc/passwd", "/etc/passwd has no train/ and no val/"),
-    ("experiments=mitsuno2020/own-digits-plain results_dir=/proc/none", "results_dir=/proc/none cannot be written"),
-    ("experiments=mitsuno2020/own-digits-plain results_dir=/etc/passwd", "results_dir=/etc/passwd cannot be written")])
-def test_what_no_run_can_use_is_one_line_before_anything_trains(override, told, root, tmp_path):
+    ("experiments=mitsuno2020/own-digits-plain results_dir=/proc/none", "results_dir=/proc/none cannot be written")])
+def test_the_command_tells_it_in_one_line_before_anything_trains(override, told, root, tmp_path):
     done = command(root, *TINY, *EPOCHS, *override.split(), f"output_dir={tmp_path}")
     assert done.returncode == 1 and "epoch" not in done.stdout
-    assert re.match(f"error: .*{told}", done.stderr) and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: {told}") and done.stderr.count("\n") == 1, done.stderr
     assert not [*tmp_path.glob("*/record.json")]
 
 
