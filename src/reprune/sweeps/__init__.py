@@ -4,6 +4,6 @@ Imports everything below. Here are the names that configs give as `_target_`.
 """
 
 from reprune.sweeps.cells import Summary
-from reprune.sweeps.workers import Workers
+from reprune.sweeps.workers import Workers, leave_with_parent
 
-__all__ = ["Summary", "Workers"]
+__all__ = ["Summary", "Workers", "leave_with_parent"]
