@@ -245,5 +245,5 @@ def gone(folder: Path, files: str) -> float:
 @cache
 def gone_into(file: Path, _: int) -> float:
     with suppress(ValueError, KeyError, TypeError):     # facts without a time
-        return spent(file) if file.suffix == ".ckpt" else json.loads(file.read_text())["facts"]["seconds"]
+        return spent(file) if file.suffix == ".ckpt" else json.loads(file.read_text())["facts"]["facts"]["seconds"]
     return 0.0
