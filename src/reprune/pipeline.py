@@ -101,7 +101,9 @@ class Run:
         """A net that nothing has trained yet, or one with the weights it is given."""
         with seeded(self.cfg.seed, "init"):
             net = models.build(OmegaConf.to_container(self.cfg.model, resolve=True))
-        return net.to(self.example.device, memory_format=torch.channels_last)
+        net = net.to(self.example.device, memory_format=torch.channels_last)
+        models.check_task(net, self.example, self.data.classes)
+        return net
 
     def sparse(self, baseline: nn.Module) -> tuple[nn.Module, dict]:
         """Trained on with the method's penalties, or with filters silenced on its schedule, if it has any."""

@@ -30,7 +30,7 @@ def check_counts(**counts: int) -> None:
 
 
 def check_task(net: nn.Module, example: Tensor, classes: int) -> None:
-    """UserError unless the net takes images like the example [1, C, H, W] and puts out as many logits as classes."""
+    """UserError unless the net takes images like the example [1, C, H, W] and has a logit for each of the classes."""
     shape = " x ".join(map(str, example.shape[1:]))
     try:
         with untouched(net, example.device):
@@ -38,6 +38,6 @@ def check_task(net: nn.Module, example: Tensor, classes: int) -> None:
     except (RuntimeError, ValueError, IndexError) as error:
         raise UserError(f"the model does not take the {shape} images of the dataset: {str(error).splitlines()[0]}"
                         ) from error
-    if logits.shape[-1] != classes:
+    if logits.shape[-1] < classes:
         raise UserError(f"model.classes={logits.shape[-1]}, but the dataset has {classes} classes: leave model.classes "
                         "to the dataset, or name another dataset")
