@@ -22,6 +22,7 @@ from pathlib import Path
 from common import at_most, process, value
 from tabulate import tabulate
 
+from reprune.runs.store import key_of
 from reprune.schema import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,12 +37,13 @@ def synthetic(n: int, rows: list[str], templates: list[dict], seed: int = 0) -> 
         record = copy.deepcopy(templates[which % len(templates)])
         base = rng.gauss(93, 0.2)
         paper = {stage: rng.choice((0, 40, 200)) for stage in STAGES}
-        record |= {"key": f"{rng.getrandbits(64):016x}", "experiment": rows[which], "seed": number % SEEDS,
+        record |= {"experiment": rows[which], "seed": number % SEEDS,
                    "paper_epochs": paper, "epochs": paper if setting % 2 else {**paper, "recover": 1}}
-        record["config"]["seed"] = record["seed"]
+        record["config"]["seed"], record["config"]["dataset"]["split_seed"] = record["seed"], which       # its own key
         record["config"]["recipe"]["recover"]["optimizer"]["lr"] = round(0.001 * (setting + 1), 4)
         record["baseline"]["top1"], record["pruned"]["top1"] = round(base, 2), round(base - rng.gauss(0.3, 0.3), 2)
         record["env"]["git"] = f"{rng.randrange(4):012x}"
+        record["key"] = key_of(record["config"])
         yield record
 
 

@@ -136,8 +136,9 @@ def averaged(row: Row, runs: list[Run], config: dict[str, Any]) -> Line:
             *((f"{what}_drop", [100 * (1 - getattr(of.pruned, what) / getattr(of.baseline, what)) for of in records])
               for what in ("params", "macs"))):
         known = None not in each                            # by every run
-        values[name] = round(fmean(each), 6) if known else None
-        values[f"{name}_std"] = round(stdev(each), 6) if known and len(each) > 1 else None
+        mean = fmean(each) if known else 0.0
+        values[name] = round(mean, 6) if known else None
+        values[f"{name}_std"] = round(stdev(each, mean), 6) if known and len(each) > 1 else None
     line = Line(row, runs, config, values, speed(runs))
     line.section = section(line, runs[0].last_epochs)
     return line

@@ -5,8 +5,10 @@ Of a config, which is most of a record, only its hash is kept with the run, and 
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +20,7 @@ from pydantic_core import to_json
 from reprune.errors import UserError
 from reprune.results.rows import flat, read_all
 from reprune.runs.fingerprint import PARTS
-from reprune.runs.store import counted, key_of, without
+from reprune.runs.store import counted, digest
 from reprune.schema import STAGES, Record
 
 
@@ -53,42 +55,56 @@ def read_runs(root: Path, errors: list[str]) -> tuple[list[Run], dict[str, dict[
         record = read_record(file)
         if record.key != file.stem:
             raise UserError(f"key {record.key!r} must be the name of the file")
-        if record.key != (key := key_of(record.config)):          # else a copy would be averaged in twice
+        counts = counted(record.config)
+        if record.key != (key := digest(counts)):                 # else a copy would be averaged in twice
             raise UserError(f"key {record.key} is not that of its config, {key}: a copy, or changed by hand")
         if record.experiment is None:
             raise UserError("experiment: must be the id of a row, not None")
-        run = run_of(record)
+        run = run_of(record, counts)
         configs.setdefault(run.config_id, record.config)
         record.config, record.widths, record.curves, record.group_norms = {}, {}, {}, None
         return run
 
-    runs = read_all([*root.glob("results/runs/*.json")], read, root, errors)
-    return runs, {name: flat(config) for name, config in configs.items()}
+    with no_cycles():
+        runs = read_all([*root.glob("results/runs/*.json")], read, root, errors)
+        return runs, {name: flat(config) for name, config in configs.items()}
+
+
+@contextmanager
+def no_cycles() -> Iterator[None]:
+    """Plain data has none, and to look for them again and again in all that was read takes a fifth of the time."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def read_record(file: Path) -> Record:
     return Record.read(file.read_bytes())
 
 
-def run_of(record: Record) -> Run:
+def run_of(record: Record, counts: dict[str, Any]) -> Run:
+    """counts: of its config, see store.counted."""
     config, recover = record.config, record.config["recipe"].get("recover")
-    return Run(record, config_id(config), norms_of(record.group_norms or {}), config["dataset"].get("limit"),
+    return Run(record, config_id(counts), norms_of(record.group_norms or {}), config["dataset"].get("limit"),
                recover.get("epochs") if isinstance(recover, dict) else None)
 
 
-def config_id(config: dict[str, Any]) -> str:
-    """Of a config, whatever the order of its keys, without the seed and what a result does not depend on; options it
-    does not use count as not there. Seeds share a config: it is sorted once.
+def config_id(counts: dict[str, Any]) -> str:
+    """Of what counts of a config, whatever the order of its keys, but for the seed. Seeds share one: it is sorted once.
 
-    >>> config_id({"a": 1, "b": 2}) == config_id({"b": 2, "a": 1, "seed": 3, "speed": {"compile": False}})
+    >>> config_id({"a": 1, "b": 2}) == config_id({"b": 2, "a": 1, "seed": 3})
     True
     """
-    return _sorted_hash(to_json(counted(without(config, ("seed",)))))
+    return _sorted(to_json({name: value for name, value in counts.items() if name != "seed"}))
 
 
 @cache
-def _sorted_hash(text: bytes) -> str:
-    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()[:16]
+def _sorted(text: bytes) -> str:
+    return digest(json.loads(text))
 
 
 def norms_of(layers: dict[str, list[float]]) -> dict[str, float]:

@@ -77,7 +77,12 @@ def key_of(config: dict) -> str:
     >>> key_of(a) == key_of({**a, "speed": {"compile": False, "graph": True}})    # an option that came later, unused
     True
     """
-    return hashlib.sha256(json.dumps(sortable(counted(config)), sort_keys=True).encode()).hexdigest()[:16]
+    return digest(sortable(counted(config)))
+
+
+def digest(plain: dict) -> str:
+    """Of what is `counted`, whatever the order of its names."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def counted(config: dict) -> dict:
