@@ -44,7 +44,7 @@ ROWS = {"A": ("l1", 0.5, 1, CLAIM), "short": ("l1", 0.25, 40, CLAIM),
         "own": ("l1std", 0.5, 1, ""), "1-percent": ("l1", 0.01, 1, "")}       # of so few filters, 1 % is none
 CONTROLS = {name: "# @package _global_\ndefaults: [override /method: " + name + "]\n" for name in ("random", "l1")}
 CONTROLS["scratch"] = "# @package _global_\nrecipe: {recover: {from_scratch: true}}\n"
-SPARED = ["wandb", "duckdb", "matplotlib"]
+SPARED = ["wandb", "matplotlib"]
 SMALL = [o for o in TINY if not o.startswith("model=")]
 
 
@@ -329,6 +329,6 @@ def test_what_does_not_fit_is_left_out_and_named(tmp_path):
 def test_the_packages_of_a_bundle_are_those_of_the_project_but_torch():
     wanted = dict(package.split("==") for package in packages())
     assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "pytorch-lightning", "pymoo"} <= set(wanted)
-    assert not set(wanted) & {"torch", "torchvision", "triton", "wandb", "duckdb", "matplotlib", "sympy", "ruff", "ray"}
+    assert not set(wanted) & {"torch", "torchvision", "triton", "wandb", "matplotlib", "sympy", "ruff", "ray"}
     assert wanted["omegaconf"] == importlib.metadata.version("omegaconf")
     assert not any("scipy" in package for package in packages(without=["torch", "SciPy", "scikit_learn", "pymoo"]))

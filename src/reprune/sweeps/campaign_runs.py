@@ -44,7 +44,7 @@ PAUSE = 0.2             # seconds between two looks at the runs
 SOURCE = ("run.py", "pyproject.toml", "constraints.txt", "LICENSE", "README.md", "Makefile", "conf", "experiments",
           "src", "results/runs")
 SPARED = ("torch", "torchvision",                       # must fit the machine's GPU: the machine brings them
-          "wandb", "duckdb", "matplotlib")              # of tables, figures and a logger: no run needs them
+          "wandb", "matplotlib")                        # of tables, figures and a logger: no run needs them
 UNPACK = """\
 #!/bin/sh
 # sh unpack.sh FOLDER     unpacks all pieces into FOLDER; no network, nothing but a Python with torch is needed
