@@ -28,7 +28,8 @@ def settle(cfg: DictConfig, row: str | None) -> None:
             return
         if row is None:
             raise UserError(f"control={control.name} is the control of a row: give experiments=PAPER/ROW too")
-        before = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("method", "recipe")}
+        before = {"method": OmegaConf.to_container(cfg.method, resolve=True),
+                  "recipe": OmegaConf.to_container(cfg.recipe)}   # schedules go on following the epochs
         try:
             if before["method"].get("prunes") is False or not before["method"].get("allocation"):
                 raise UserError(f"method {cfg.method.name!r} prunes nothing")

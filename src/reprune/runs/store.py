@@ -16,6 +16,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 import reprune
+import reprune.runs.milestones  # what recipes are written with
 from reprune.errors import UserError
 from reprune.files import abandoned, leftovers, read_sealed, write_json, write_sealed
 from reprune.runs.content import content

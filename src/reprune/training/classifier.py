@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import time
@@ -16,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
@@ -172,7 +173,8 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
     unfinished: where it leaves checkpoints, and goes on from the one an earlier attempt has left.
     """
-    epochs, recipe, seed = planned(cfg, part, epochs), cfg.recipe[part], derive(cfg.seed, stage)
+    epochs, seed = planned(cfg, part, epochs), derive(cfg.seed, stage)
+    recipe = lasting(cfg, part, epochs)
     curve, earlier, started = TrainingCurve(), spent(unfinished), time.perf_counter()
     if epochs > 0:
         with seeded(cfg.seed, stage):
@@ -198,6 +200,13 @@ def planned(cfg: DictConfig, part: str, epochs: int | None) -> int:
     if epochs < 0:
         raise UserError(f"recipe.{part}.epochs must be at least 0, got {epochs}")
     return epochs
+
+
+def lasting(cfg: DictConfig, part: str, epochs: int) -> DictConfig:
+    """That part of the recipe with so many epochs, which its schedule follows: a round's, say, in place of its own."""
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.update(cfg, f"recipe.{part}.epochs", epochs, force_add=True)
+    return cfg.recipe[part]
 
 
 def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epochs: int,
