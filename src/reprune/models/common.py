@@ -6,13 +6,18 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.structure.modes import untouched
+from reprune.structure.notes import note
 
 
-def init_convs(net: nn.Module) -> None:
-    """Weights with std = sqrt(2 / fan_in) for every conv, in place. He et al. 2015, arXiv:1502.01852, eq. 10."""
+def init_convs(net: nn.Module, fan: str = "fan_in") -> None:
+    """Weights with std = sqrt(2 / fan) for every conv, biases 0, in place. He et al. 2015, arXiv:1502.01852, eq. 10 and
+    14. Noted on the net: `fresh.reset` draws by the same rule."""
+    note(net, init=fan)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def check_depth(family: str, depth: int, allowed: tuple[int, ...]) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reprune.errors import UserError
-from reprune.models.common import check_counts, check_depth
+from reprune.models.common import check_counts, check_depth, init_convs
 from reprune.models.torchvision_zoo import torchvision
 
 ALEXNET = (8, "M", 16, "M", 32, 16, 16, "M")                                    # filters of 3x3 convs; M: max-pool 2x2
@@ -52,7 +52,7 @@ def narrow_alexnet(classes: int = 10, in_channels: int = 3) -> nn.Module:
     net = ConvNet(_convs(ALEXNET, in_channels), 4, [
         nn.Dropout(), nn.Linear(16 * 4 * 4, HIDDEN), nn.ReLU(),
         nn.Dropout(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes)])
-    _init_convs(net)
+    init_convs(net, "fan_out")                      # as torchvision draws them for its ResNet and VGG
     return net
 
 
@@ -72,7 +72,7 @@ def narrow_vgg(batch_norm: bool = False, classes: int = 10, in_channels: int = 3
     net = ConvNet(_convs(VGG11, in_channels, batch_norm), 1, [
         nn.Linear(128, HIDDEN), nn.ReLU(), nn.Dropout(),
         nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Dropout(), nn.Linear(HIDDEN, classes)])
-    _init_convs(net)
+    init_convs(net, "fan_out")                      # as torchvision draws them for its ResNet and VGG
     return net
 
 
@@ -96,7 +96,7 @@ def narrow_resnet(depth: int, classes: int = 10, in_channels: int = 3) -> nn.Mod
         wide = net.get_submodule(name)
         setattr(net, name, net._make_layer(type(wide[0]), width, len(wide), wide[0].stride))
     net.fc = nn.Linear(net.inplanes, classes)
-    _init_convs(net)
+    init_convs(net, "fan_out")                      # as torchvision draws them for its ResNet and VGG
     return net
 
 
@@ -110,12 +110,3 @@ def _convs(widths: tuple, in_channels: int, batch_norm: bool = False) -> list[nn
         layers += [nn.Conv2d(in_channels, width, 3, padding=1), *[nn.BatchNorm2d(width)] * batch_norm, nn.ReLU()]
         in_channels = width
     return layers
-
-
-def _init_convs(net: nn.Module) -> None:
-    """Initial weights of convs as torchvision draws them for its ResNet and VGG, in place; biases 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

@@ -8,6 +8,7 @@ from torch import nn
 
 from reprune.errors import UserError
 from reprune.models.common import check_counts, check_depth
+from reprune.structure.notes import note
 
 # Auxiliary classifiers exist during training only and read feature maps that pruning changes: they are left out.
 # Their nets' own truncated-normal initialisation takes seconds (and warns), so torch's default initialisation is used.
@@ -26,6 +27,7 @@ def resnet_cifar_stem(depth: int, classes: int = 10, in_channels: int = 3) -> nn
     net.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")      # as torchvision's other convs
     net.maxpool = nn.Identity()
+    note(net, init="fan_out")
     return net
 
 

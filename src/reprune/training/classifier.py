@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from reprune.data import Data
 from reprune.errors import UserError
+from reprune.models.fresh import reset
 from reprune.pruning.sockets import Penalty, Step
 from reprune.training.callbacks import TrainingCurve
 from reprune.training.checkpoints import Unfinished, WholeFile, remember, spent
@@ -225,15 +226,6 @@ def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epo
         raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
     if trainer.world_size > 1 and saving:
         remember(callbacks, unfinished)
-
-
-def reset(net: nn.Module) -> None:
-    """Fresh weights for the same architecture, by each layer's own rule (convs: Kaiming normal, as the models here)."""
-    for module in net.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def device(cfg: DictConfig) -> str:
