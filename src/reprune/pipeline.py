@@ -33,13 +33,14 @@ from reprune.structure.groups import Plan
 from reprune.structure.surgery import remove
 from reprune.training.callbacks import PruningCallback, TestCurve
 from reprune.training.classifier import derive, device, fit, seeded
+from reprune.training.speed import threads_of
 
 
 def run(cfg: DictConfig) -> dict:
     """Does what is missing of the run `cfg` describes. -> its record"""
     store = Store(cfg)
     if cfg.force or (record := store.finished()) is None:
-        with store.alone(), threads(cfg.threads):
+        with store.alone(), threads(threads_of(cfg, device(cfg))):
             if cfg.force or (record := store.finished()) is None:         # by the process this one has waited for
                 return Run(cfg, store).attempt()
     print(f"{store.key}: finished before, nothing to do (force=true runs it again)")

@@ -12,12 +12,27 @@ from reprune.runs.store import Store
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises UserError for a seed that is none, a net that does not fit the images, a place that takes no record."""
+    """Raises UserError for a seed that is none, a net that does not fit the images, a precision that this processor
+    emulates, a place that takes no record."""
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed must be a whole number from 0 up, not {cfg.seed!r}")
     outputs, classes = cfg.model.get("classes"), cfg.dataset.get("classes")
     if isinstance(classes, int) and not (outputs is None or isinstance(outputs, int) and outputs >= classes):
         raise UserError(f"model.classes must be a whole number from {classes} up, the classes of dataset "
                         f"{cfg.dataset.get('name')!r}, not {outputs!r}")
-    if cfg.experiment and (cfg.force or Store(cfg).finished() is None):
-        writable("results_dir", Path(cfg.results_dir))
+    named, bf16 = bool(cfg.experiment), str(cfg.trainer.precision).startswith("bf16")
+    if (named or bf16) and (cfg.force or Store(cfg).finished() is None):
+        if bf16:
+            check_bf16(cfg)
+        if named:
+            writable("results_dir", Path(cfg.results_dir))
+
+
+def check_bf16(cfg: DictConfig) -> None:
+    """Raises UserError where bfloat16 is asked of a CPU that emulates it: ten times as slow as float32, or more."""
+    from reprune.training.classifier import device  # seconds: other precisions need no torch to be checked
+    from reprune.training.speed import cpu_bf16, native_bf16
+
+    if cpu_bf16(cfg, device(cfg)) and not native_bf16():
+        raise UserError(f"trainer.precision={cfg.trainer.precision} on a CPU without bfloat16 instructions "
+                        "(avx512_bf16 or amx_bf16) would be very slow: use trainer=auto")

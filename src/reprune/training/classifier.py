@@ -78,7 +78,7 @@ class Classifier(pl.LightningModule):
     def terms(self, x: Tensor, y: Tensor, kind: type[Step] = Step) -> Terms:
         """Cross-entropy ("loss"), penalties, their sum ("total") and top-1 in percent of one batch."""
         net = self._compiled[0] if self._compiled[0] is not None and len(y) == self._whole else self.net
-        logits = net(x)                                           # [B, classes]
+        logits = net(x).float()                                   # [B, classes], whatever the precision of the net
         total = loss = F.cross_entropy(logits, y)
         step = kind(self.net, x, y, logits, self.current_epoch, self._teacher[0])
         penalties = {f"penalty/{name}": penalty(step) for name, penalty in self.penalties.items()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reprune.errors import UserError
 from reprune.training.replay import CudaGraph, Recorder
 
+BF16 = {"avx512_bf16", "amx_bf16", "bf16"}          # of a processor; the last one: ARM
 RECORDABLE = ("32-true", "bf16-mixed")  # 16-mixed scales the loss by what earlier steps have shown
 
 
@@ -19,6 +20,22 @@ def recorder(cfg: DictConfig, device: str) -> Recorder | None:
     """For a run on one GPU whose precision allows it, unless `speed.graph` is false."""
     alone = device == "cuda" and cfg.trainer.devices == 1
     return CudaGraph() if alone and cfg.speed.graph and cfg.trainer.precision in RECORDABLE else None
+
+
+def cpu_bf16(cfg: DictConfig, device: str) -> bool:
+    """Whether the run computes in bfloat16 on a CPU."""
+    return device == "cpu" and str(cfg.trainer.precision).startswith("bf16")
+
+
+def native_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 by an instruction."""
+    return any(there for name, there in torch.cpu.get_capabilities().items() if name in BF16)
+
+
+def threads_of(cfg: DictConfig, device: str) -> int | None:
+    """As many as `threads` says; else one for bfloat16 on a CPU, whose small steps two threads slow down, and None, as
+    the environment says, for all others."""
+    return 1 if cfg.threads is None and cpu_bf16(cfg, device) else cfg.threads
 
 
 class Compiled:
