@@ -127,6 +127,21 @@ def test_scaling_the_weight_scales_the_value_by_its_degree(kind, grouping):
 
 
 @every_form
+def test_per_kernel_pulls_as_hard_on_the_kernels_of_a_wide_layer_as_on_those_of_a_narrow_one(kind, grouping):
+    def mean_pull(outputs, inputs):
+        w = draw((outputs, inputs, 3, 3))
+        return value_and_grad(regulariser, w, kind, grouping, "per_kernel")[1].abs().mean()
+    narrow, wide, long = mean_pull(64, 64), mean_pull(512, 64), mean_pull(64, 512)
+    assert abs(wide / narrow - 1) < 0.03 and abs(long / narrow - 1) < 0.03
+
+
+@every_form
+def test_per_kernel_is_the_sum_where_a_group_is_one_kernel_and_for_plain_l1(kind, grouping):
+    w = draw((1, 1, 3, 3) if kind != "l1" else (4, 5, 3, 3))
+    torch.testing.assert_close(regulariser(w, kind, grouping, "per_kernel"), regulariser(w, kind, grouping))
+
+
+@every_form
 def test_objective_mixes_regulariser_and_l1_over_the_convs_that_are_not_excluded(kind, grouping):
     net = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "downsample": nn.Conv2d(3, 4, 1), "fc": nn.Linear(4, 2)}).double()
     w = net["conv"].weight
@@ -185,6 +200,7 @@ def test_a_penalty_gives_gradients_and_leaves_both_nets_as_they_were(penalty):
 @pytest.mark.parametrize("make, says", [
     (lambda: HGSR("lasso"), "hierarchical_squared_group_l12"),
     (lambda: HGSR(grouping="filter"), "feature, neuron"),
+    (lambda: HGSR(scale="mean"), "sum, per_kernel"),
     (lambda: HGSR(weight=-1), "weight"),
     (lambda: HGSR(mix=1.5), "mix"),
     (lambda: HGSR()(Step(nn.Sequential(nn.Linear(2, 2)), None, None, None)), "Conv2d"),

@@ -7,6 +7,7 @@ from reprune.errors import UserError
 
 COMMANDS = {                # what it does -> where it lives
     "status": "sweeps.status:main", "campaign": "sweeps.campaign_runs:main", "show": "results.show:main",
+    "weight": "results.weight:main",
     "tables": "results.tables:main", "report": "results.tables:main_report", "figures": "results.figures:main",
     "dashboard": "results.dashboard:main", "export": "models.export:main"}
 

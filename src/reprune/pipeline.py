@@ -24,7 +24,7 @@ from reprune.pruning.rounds import Round
 from reprune.pruning.sockets import Method
 from reprune.runs.compose import typed
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import Stopwatch, environment, group_norms, measure, show, threads
+from reprune.runs.measure import Stopwatch, check_alive, environment, group_norms, measure, show, threads
 from reprune.runs.stages import Stage
 from reprune.runs.store import Store
 from reprune.schema import SCHEMA
@@ -78,7 +78,7 @@ class Run:
         baseline, trained = self.baseline()
         net, sparse = self.sparse(baseline)
         before, pruned, recovered = self.rounds(baseline, net)
-        measured = self.measure(baseline, before, pruned)
+        measured = self.measure(baseline, net if self.method.trains_sparse else None, before, pruned)
         record = self.record(trained, sparse, recovered, measured)
         self.store.finish(record, pruned)
         return record
@@ -117,7 +117,12 @@ class Run:
             silencing = [PruningCallback(self.method, self.view)] if self.method.silence_every else []
             facts = self.train(net, "sparse", "sparse", stage, baseline, self.method.penalties, callbacks=silencing)
             done = stage.keep(net, {**facts, "group_norms": group_norms(self.look(net))})
-        return self.ended("sparse", *done)
+        net, facts = self.ended("sparse", *done)
+        if self.method.prunes and facts["epochs"]:
+            weights = [f"method.penalties.{name}.weight" for name in self.method.penalties]
+            check_alive(baseline, net, self.data, self.view,
+                        f"lower {' or '.join(weights) or 'the rate of method.allocation'}, or train longer")
+        return net, facts
 
     def rounds(self, baseline: nn.Module, net: nn.Module) -> tuple[nn.Module, nn.Module, dict[str, dict]]:
         """-> the net before and after it recovers for the last time, and what is known of every recovery"""
@@ -181,10 +186,10 @@ class Run:
         """What criteria, allocations and searches may see of a net."""
         return Probe(net, **self.view, **round)
 
-    def measure(self, baseline: nn.Module, before: nn.Module, pruned: nn.Module) -> dict:
+    def measure(self, baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, pruned: nn.Module) -> dict:
         """What the record says of the nets."""
         with self.watch("measure"):
-            rows = measure(baseline, before, pruned, self.data, self.example, self.cfg.measure.batch_size,
+            rows = measure(baseline, sparse, before, pruned, self.data, self.example, self.cfg.measure.batch_size,
                            self.cfg.recipe.eval_batch_size)
         return {**rows, "widths": widths(baseline, pruned)}
 

@@ -15,6 +15,11 @@ With (1) the input slice of channel i empties as a whole: the filter of the laye
 
 Filters are then selected by loss increase (`loss_increase.py`), or by what the penalty has left of them (`GroupNorm`).
 
+R grows faster than the net: with q = 2 the pull on a kernel grows with the n kernels of its group, and lambda does not
+carry over between widths. `scale: per_kernel` takes it away; it is no part of the paper:
+
+    R'(W) = R(W) / n ^ (q - 1)                                       (4)   n = O with "feature", I with "neuron"
+
 Deviations: where a root meets an exact zero the sub-gradient 0 is taken; the authors' code gives NaN there.
 In a grouped conv, "feature" joins the kernels of equal position in every conv group (a depthwise conv is one group).
 """
@@ -43,6 +48,7 @@ KINDS = {  # name in the authors' code -> (r, p, q) of eq. 1
     "hierarchical_square_rooted_group_l12": (1, 0.5, 0.5),
     "hierarchical_squared_group_l12": (1, 0.5, 2),  # the one the released training script uses
 }
+SCALES = ("sum", "per_kernel")
 SUMMED_AXIS = {"feature": 0, "neuron": 1}  # of the kernel norms [O, I]: feature sums over o, neuron over i
 
 
@@ -63,8 +69,8 @@ def power(x: Tensor, exponent: float) -> Tensor:
     return x.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
 
 
-def regulariser(w: Tensor, kind: str, grouping: str = "feature") -> Tensor:
-    """Eq. 1 and 2, R of one layer. w: [O, I, kh, kw] -> scalar. UserError: unknown kind or grouping.
+def regulariser(w: Tensor, kind: str, grouping: str = "feature", scale: str = "sum") -> Tensor:
+    """Eq. 1 and 2, R of one layer, or eq. 4. w: [O, I, kh, kw] -> scalar. UserError: unknown kind, grouping or scale.
 
     Two outputs, two inputs, kernels 1x2; the L1 norms of the kernels, [O, I], are 4 1 / 0 9:
 
@@ -83,6 +89,8 @@ def regulariser(w: Tensor, kind: str, grouping: str = "feature") -> Tensor:
     tensor(20.)
     >>> regulariser(w, "hierarchical_square_rooted_group_l12")             # sqrt(2 + 0) + sqrt(1 + 3)
     tensor(3.4142)
+    >>> regulariser(w, "hierarchical_squared_group_l12", scale="per_kernel")       # 20 / 2: two kernels in a group
+    tensor(10.)
 
     >>> lasso = torch.tensor([[[[3., 4.]], [[0., 4.]]], [[[0., 0.]], [[3., 0.]]]])    # L2 norms, [O, I]: 5 4 / 0 3
     >>> regulariser(lasso, "group_lasso")                                  # sqrt(25 + 0) + sqrt(16 + 9)
@@ -94,10 +102,13 @@ def regulariser(w: Tensor, kind: str, grouping: str = "feature") -> Tensor:
     """
     check("kind", kind, KINDS)
     check("grouping", grouping, SUMMED_AXIS)
+    check("scale", scale, SCALES)
     r, p, q = KINDS[kind]
     kernels = power(torch.linalg.vector_norm(w, r, dim=(2, 3)), p)  # [O, I]
     groups = power(kernels.sum(SUMMED_AXIS[grouping]), q)           # [I] or [O]
-    return groups.sum()
+    if scale == "sum":
+        return groups.sum()
+    return groups.sum() / w.shape[SUMMED_AXIS[grouping]] ** (q - 1)         # eq. 4
 
 
 def check(what: str, name: str, valid: Iterable[str]) -> None:
@@ -110,20 +121,22 @@ class HGSR:
     """Eq. 3 as a penalty: what is added to the cross-entropy. UserError: bad argument, or a net with no conv to act on.
 
     kind, grouping    a name of KINDS; "feature" (eq. 1) or "neuron" (eq. 2)
-    weight            lambda >= 0. The sum is not divided by the number of groups: it does not carry over between widths
+    weight            lambda >= 0; choose it on held-out images: `python -m reprune weight`
+    scale             "sum": the authors' R | "per_kernel": eq. 4, whose lambda carries over between widths
     mix               lambda2 in [0, 1]: 1 = the regulariser alone, 0 = plain L1
     exclude           convs whose module name contains one of these words are left alone (the authors: 1x1 shortcuts)
     """
 
     def __init__(self, kind: str = "hierarchical_squared_group_l12", weight: float = 1e-3, mix: float = 0.5,
-                 grouping: str = "feature", exclude: Iterable[str] = ("downsample",)) -> None:
+                 grouping: str = "feature", exclude: Iterable[str] = ("downsample",), scale: str = "sum") -> None:
         check("kind", kind, KINDS)
         check("grouping", grouping, SUMMED_AXIS)
+        check("scale", scale, SCALES)
         if not 0 <= weight < float("inf"):
             raise UserError(f"hgsr: weight (lambda) must be a number >= 0, got {weight}")
         if not 0 <= mix <= 1:
             raise UserError(f"hgsr: mix (lambda2) must lie in [0, 1], got {mix}")
-        self.kind, self.weight, self.mix, self.grouping = kind, weight, mix, grouping
+        self.kind, self.weight, self.mix, self.grouping, self.scale = kind, weight, mix, grouping, scale
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
 
     def weights(self, net: nn.Module) -> list[Tensor]:
@@ -135,7 +148,7 @@ class HGSR:
         return found
 
     def __call__(self, step: Step) -> Tensor:
-        layers = [self.mix * regulariser(w, self.kind, self.grouping)
+        layers = [self.mix * regulariser(w, self.kind, self.grouping, self.scale)
                   + (1 - self.mix) * torch.linalg.vector_norm(w, 1) for w in self.weights(step.net)]
         return self.weight * torch.stack(layers).sum()
 

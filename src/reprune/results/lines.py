@@ -128,6 +128,7 @@ def averaged(row: Row, runs: list[Run], config: dict[str, Any]) -> Line:
             ("baseline_top1", [of.baseline.top1 for of in records]),
             ("pruned_top1", [of.pruned.top1 for of in records]),
             ("delta", [of.pruned.top1 - of.baseline.top1 for of in records]),
+            ("top1_sparse", [of.sparse and of.sparse.top1 for of in records]),
             ("top1_before_recovery", [of.pruned.top1_before_recovery for of in records]),
             ("top1_best", [of.pruned.top1_best for of in records]),
             ("seconds", [sum(of.seconds.values()) if of.seconds else None for of in records]),

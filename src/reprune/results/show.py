@@ -156,6 +156,8 @@ def numbers(record: Record, claim: Claim | None) -> Table:
 
     add("top-1 %, last epoch", f"{base.top1:.2f}", f"{pruned.top1:.2f}",
         points(pruned.top1 - base.top1), beside="delta")
+    if record.sparse is not None:
+        add("  after sparse training", "", f"{record.sparse.top1:.2f}", points(record.sparse.top1 - base.top1))
     for name, what in (("top1_before_recovery", "before recovery"), ("top1_best", "best epoch on test"),
                        ("val_top1", "on held-out images")):
         if (value := getattr(pruned, name)) is not None:

@@ -167,7 +167,8 @@ def layers(record: dict) -> Iterator[dict[str, float]]:
 def numbers(record: dict) -> dict[str, Any]:
     """The summary that `reprune dashboard` compares: baseline/..., pruned/..., claim/..., drops in percent."""
     base, pruned, widths = record["baseline"], record["pruned"], record["widths"].values()
-    flat = {f"{part}/{k}": v for part in ("baseline", "pruned", "epochs", "seconds") for k, v in record[part].items()}
+    flat = {f"{part}/{k}": v for part in ("baseline", "sparse", "pruned", "epochs", "seconds")
+            for k, v in record.get(part, {}).items()}
     drops = {f"{k}_drop": 100 * (1 - pruned[k] / base[k]) for k in ("params", "macs")}
     drops["filters_drop"] = 100 * (1 - sum(after for _, after in widths) / max(sum(before for before, _ in widths), 1))
     claim = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 import time
@@ -54,15 +55,17 @@ def threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any, example: Tensor, batch_size: int,
-            eval_batch_size: int) -> dict[str, dict]:
+def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, after: nn.Module, data: Any,
+            example: Tensor, batch_size: int, eval_batch_size: int) -> dict[str, dict]:
     """The only place that reads the test set (beside the optional per-epoch curve). Accuracies: top-1 in percent.
 
-    before, after: the pruned net before and after recovery; example [1, C, H, W], on the device of the nets.
-    val_top1: of the pruned net, on the held-out images; what a search may select by. None where there are none.
+    sparse: the net after sparse training, where there was one; before, after: the pruned net before and after recovery;
+    example [1, C, H, W], on the device of the nets.
+    val_top1: on the held-out images; what a weight or a search may be selected by. None where there are none.
     """
     where = str(example.device.type)
     test = data.test(eval_batch_size, where)
+    val = data.val(eval_batch_size, where) if len(data.parts.val) else None
     batch = example.expand(batch_size, *example.shape[1:]).contiguous(memory_format=torch.channels_last)
     times = latency([baseline, after], batch)
     rows = {}
@@ -70,14 +73,31 @@ def measure(baseline: nn.Module, before: nn.Module, after: nn.Module, data: Any,
         of = cost(net, example)
         rows[name] = {"top1": top1(net, test), "params": of.params, "macs": of.macs, "latency_ms": timed.ms,
                       "peak_memory_mib": round(peak_memory(net, batch) / 2**20, 2)}
+        rows[name]["val_top1"] = val and top1(net, val)
     rows["pruned"]["top1_before_recovery"] = top1(before, test)
-    rows["pruned"]["val_top1"] = top1(after, data.val(eval_batch_size, where)) if len(data.parts.val) else None
+    if sparse is not None:
+        rows["sparse"] = {"top1": top1(sparse, test), "val_top1": val and top1(sparse, val)}
     rows["latency"] = {k: v for k, v in asdict(times[0]).items() if k != "ms"}
     return rows
 
 
 def top1(net: nn.Module, loader: Any) -> float:
     return round(evaluate(net, loader)[1], 4)
+
+
+def check_alive(baseline: nn.Module, sparse: nn.Module, data: Any, view: dict[str, Any], remedy: str) -> None:
+    """Raises UserError where sparse training has left a net that only guesses, of one that did not: whatever is removed
+    from it, scores say nothing. By held-out images, or training images where none are held out."""
+    where, batch_size = view["example"].device.type, view["batch_size"]
+    loader = (data.val(batch_size, where) if len(data.parts.val) else
+              data.plain(batch_size, view["seed"], min(5000, len(data.parts.train)), where))
+    labels = torch.cat([y for _, y in loader]).bincount()
+    share = float(labels.max() / labels.sum())                    # right where the answer is always the same
+    guessing = 100 * (share + 2 * math.sqrt(share * (1 - share) / int(labels.sum())))      # and two standard errors
+    if (after := top1(sparse, loader)) <= guessing < (before := top1(baseline, loader)):
+        raise UserError(f"sparse training has left the net at chance: top-1 {after:.1f} % of {labels.sum()} "
+                        f"{'held-out' if len(data.parts.val) else 'training'} images, where guessing gets up to "
+                        f"{guessing:.1f} % and the baseline {before:.1f} %: nothing is pruned; {remedy}")
 
 
 def group_norms(probe: Probe) -> dict[str, list[float]]:
@@ -125,6 +145,9 @@ def show(record: dict, folder: Path) -> None:
                   title=f"{record['method']} on {record['model']} / {record['dataset']}, seed {record['seed']}",
                   title_justify="left")
     table.add_row("top-1 %", f"{base['top1']:.2f}", f"{pruned['top1']:.2f}", f"{pruned['top1'] - base['top1']:+.2f}")
+    if sparse := record.get("sparse"):
+        change = f"{sparse['top1'] - base['top1']:+.2f}"
+        table.add_row("top-1 % after sparse training", "", f"{sparse['top1']:.2f}", change)
     table.add_row("top-1 % before recovery", "", f"{pruned['top1_before_recovery']:.2f}", "")
     for name, of, form in (("parameters", "params", ","), ("MACs", "macs", ","), ("latency ms", "latency_ms", ".2f"),
                            ("peak activations MiB", "peak_memory_mib", ".1f")):

@@ -25,6 +25,12 @@ class Net(Part):
 
 class Unpruned(Net):
     source: Text                                            # "trained here", or a file and its hash
+    val_top1: Percent | None = None                         # on held-out images
+
+
+class Sparse(Part):
+    top1: Percent                                           # after sparse training, before anything is removed
+    val_top1: Percent | None = None                         # on held-out images
 
 
 class Pruned(Net):
@@ -70,6 +76,7 @@ class Record(Part):
     seed: Count
     config: dict[str, Any]                                  # resolved, whole
     baseline: Unpruned
+    sparse: Sparse | None = None                            # where the method trains sparse
     pruned: Pruned
     latency: Latency
     widths: dict[Line, Annotated[list[Filters], Field(min_length=2, max_length=2)]] = {}   # layer: [before, after]

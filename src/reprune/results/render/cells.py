@@ -38,6 +38,7 @@ def accuracy(line: Line, paper: str) -> dict[str, str]:
         return cells | {"ours: baseline → pruned": line.setting or "not run"}
     return cells | {
         "ours: baseline → pruned": top1(line), "our Δ": points(line["delta"]), "verdict": line.verdict,
+        "after sparse training": spread(line, "top1_sparse"),
         "before recovery": spread(line, "top1_before_recovery"), "best epoch on test": spread(line, "top1_best"),
         "seeds": str(line["seeds"]), "epochs, run/paper": epochs(line), "setting": line.setting,
         "runs": run_links(line.runs)}
@@ -60,6 +61,7 @@ def compared(line: Line, paper: str) -> dict[str, str]:
         return cells | {"method": line.series, "baseline → pruned": line.setting or "not run"}
     return cells | {
         "method": line.series, "baseline → pruned": top1(line), "Δ": points(line["delta"]),
+        "after sparse training": spread(line, "top1_sparse"),
         "before recovery": spread(line, "top1_before_recovery"), "seeds": str(line["seeds"]),
         "epochs" + (", run/paper" if line.row.claim else ""): epochs(line),
         "setting": line.setting, "runs": run_links(line.runs)}

@@ -56,6 +56,7 @@ HINTS = {               # what is found in a table -> its explanation
     r"\| verdict": "**Verdict**: does the claim hold here? By [one rule](README.md#the-verdict) for all papers.",
     r"\| made at": "**Made at** n commits or with n threads: what the runs of the line differ in.",
     r"[0-9a-f]{7}\+[ ,]": "**+** after a commit: when the run was made, files differed from it.",
+    r"\| after sparse": "**After sparse training** is the accuracy that is left before anything is removed.",
     r"\| before recovery": "**Before recovery** is the accuracy after the last removal, before the last fine-tuning.",
     r"\| best epoch on test": "**Best epoch on test** is what some papers report, shown where it was recorded.",
     r"\| epochs": "**Epochs** are those run; after a slash, those of the paper's recipe, as far as it is known.",
