@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from reprune import cost, models, remove
 from reprune.methods.l1 import FilterNorm
-from reprune.pruning.allocation import Budget
 from reprune.pruning.probe import Probe
+from reprune.pruning.ranking import Budget
 
 BATCH, ROUNDS = 64, 9
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from reprune import cost, models, remove
 from reprune.methods.l1 import FilterNorm
-from reprune.pruning.allocation import Budget
 from reprune.pruning.probe import Probe
+from reprune.pruning.ranking import Budget
 
 ROUNDS = 3
 UNCHECKED = "reprune, check=False"

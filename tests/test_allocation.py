@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from reprune import models
 from reprune.errors import UserError
 from reprune.methods.l1 import FilterNorm
-from reprune.pruning.allocation import Budget, Global, PerLayer, Uniform, keep_best, removed
+from reprune.pruning.allocation import PerLayer, Uniform, keep_best, removed
 from reprune.pruning.probe import Probe
+from reprune.pruning.ranking import Budget, Global
 from reprune.pruning.sensitivity import Sensitivity
 from reprune.structure.cost import cost
 from reprune.structure.names import conv_numbers

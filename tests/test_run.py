@@ -180,7 +180,7 @@ def test_from_scratch_forgets_the_weights_but_keeps_the_architecture(configure):
 def test_a_repair_sees_the_pruned_net(configure):
     cfg = configure("method=random")
     method = instantiate(cfg.method)
-    method.repair = lambda net, probe: net.requires_grad_(False)
+    method.repair = {"freeze": lambda net, probe: net.requires_grad_(False)}
     data = instantiate(cfg.dataset)
     net = reprune.models.build({"_target_": "reprune.models.resnet", "depth": 8, "in_channels": 1})
     turn, probe = next(iter(method.rounds(dict))), Probe(net, torch.zeros(1, 1, 8, 8), data)

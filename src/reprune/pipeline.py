@@ -59,7 +59,7 @@ class Run:
         self.data: Data = instantiate(cfg.dataset)
         self.example = torch.zeros(1, self.data.channels, self.data.size, self.data.size, device=device(cfg))
         self.view = {"example": self.example, "data": self.data, "seed": derive(cfg.seed, "probe"),
-                     "batch_size": cfg.recipe.eval_batch_size}
+                     "batch_size": cfg.recipe.eval_batch_size, "given": bool(cfg.model.weights)}
         self.logger = open_logger(cfg, store)
 
     def attempt(self) -> dict:
@@ -231,4 +231,6 @@ def prune(method: Method, turn: Round, probe: Probe) -> nn.Module:
         raise UserError(f"method {method.name!r} would remove no filter of this net: raise the rate or lower "
                         "the budget of method.allocation (method=baseline measures the unpruned net)")
     smaller = remove(probe.net, plan)
-    return smaller if method.repair is None else method.repair(smaller, probe)
+    for repair in method.repair.values():
+        smaller = repair(smaller, probe)
+    return smaller

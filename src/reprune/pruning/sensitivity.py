@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
 from reprune.errors import UserError
-from reprune.pruning.allocation import Budget, Global, keep_best
+from reprune.pruning.allocation import floored, keep_best
 from reprune.pruning.probe import Probe, eval_mode
+from reprune.pruning.ranking import Goal
 from reprune.pruning.sockets import Scores
 from reprune.structure.groups import FilterGroup, Plan
 from reprune.structure.suffix import Suffix
 
 
 @dataclass(kw_only=True)
-class Sensitivity(Budget):
+class Sensitivity(Goal):
     """The highest rate at which a group, alone, costs at most `tau` points; its lowest scores go.
 
     tau            tolerated drop of top-1 on held-out images, in points of the net as it is; in every round of several
@@ -35,6 +37,7 @@ class Sensitivity(Budget):
     n_samples: int | None = None
     order: str = "forward"
     images: int = 125
+    needed: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         rates = self.rates if isinstance(self.rates, Sequence) else ()
@@ -46,25 +49,24 @@ class Sensitivity(Budget):
         if self.tau < 0 or self.images < 1 or (self.n_samples is not None and self.n_samples < 1):
             raise UserError("allocation: tau must be at least 0, images and n_samples at least 1, got "
                             f"{self.tau}, {self.images}, {self.n_samples}")
-        post_init = (Global if self.macs is None and self.params is None else Budget).__post_init__
-        post_init(self)                                           # a budget is optional here
+        super().__post_init__()
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
         groups = self.candidates(probe, scores)
         tried = torch.tensor([[self.count(g, rate, probe) for rate in self.rates] for g in groups])   # [groups, rates]
         drops = self.drops(groups, tried, scores, probe)                                              # the same shape
-        counts = tolerated(tried, drops, self.tau) if self.macs is None and self.params is None else \
+        counts = tolerated(tried, drops, self.tau) if self.kept is None else \
             self.within_budget(groups, tried, drops, probe)
         order = drops.mean(1).argsort(stable=True).tolist() if self.order == "ascending" else range(len(groups))
         return {groups[i].name: keep_best(scores[groups[i].name], int(counts[i])) for i in order}
 
     def count(self, group: FilterGroup, rate: float, probe: Probe) -> int:
-        return self.to_remove(group.size - int(group.size * rate + 1e-9), group, probe)
+        return self.to_remove(group.size - floored(group.size * rate), group, probe)
 
     @torch.no_grad()
     def drops(self, groups: list[FilterGroup], tried: Tensor, scores: Scores, probe: Probe) -> Tensor:
         """Points of top-1 lost with the `tried[g, r]` lowest scores of group g silenced. -> [groups, rates]"""
-        loader = probe.data.val(self.images, str(probe.example.device.type))
+        loader = probe.held_out(self.images)
         wanted = self.n_samples or len(probe.data.parts.val)
         gone = [torch.stack([~keep_best(scores[g.name], int(n)) for n in row])
                 for g, row in zip(groups, tried, strict=True)]                                # each [rates, size]

@@ -40,7 +40,12 @@ class Penalty(Protocol):
 
 
 class Criterion:
-    """How much each filter matters. Subclasses give `score`; one that must see all groups at once gives `scores`."""
+    """How much each filter matters. Subclasses give `score`; one that must see all groups at once gives `scores`.
+
+    n_samples    training images it looks at, drawn with the probe's seed; None: it looks at weights alone
+    """
+
+    n_samples: int | None = None
 
     def score(self, group: FilterGroup, probe: Probe) -> Tensor:
         """-> [size], larger = keep."""
@@ -77,7 +82,7 @@ class Search(Protocol):
 
 
 class Transform(Protocol):
-    """Changes weights right after surgery (least squares, say), never shapes."""
+    """Changes weights or BN statistics right after surgery, never shapes. probe: of the net before it."""
 
     def __call__(self, net: nn.Module, probe: Probe) -> nn.Module: ...
 
@@ -100,7 +105,7 @@ class Method:
     search: Search | None = None                                              # null: the filters with the lowest scores
     penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
-    repair: Transform | None = None                                           # right after surgery
+    repair: Mapping[str, Transform] = field(default_factory=dict)             # right after surgery, one after the other
     recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
     between_penalties: Mapping[str, Penalty] | None = None                    # between rounds; null: the same
     prunes: bool = True                                                       # False: the unpruned control
