@@ -1,0 +1,78 @@
+"""What the pages show a reader works: every command composes, every snippet and the notebook run, every link leads on."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from reprune.sweeps.cells import expand
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = re.compile(r"(?:reprune|python run\.py) (?:run )?")
+OTHER_FILES = re.compile(r"experiments=mine|dataset=imagefolder|method=mine")       # the reader has them
+
+
+def commands() -> list[str]:
+    """The runs that the pages show, a line each."""
+    lines = [line for page in PAGES for line in page.read_text().replace("\\\n", " ").splitlines()]
+    found = [re.sub(r",\s+(?=\w+,|\w+$)", ",", RUN.sub("", line, count=1)) for line in lines
+             if re.match(r"reprune run|python run\.py", line)]
+    return sorted({" ".join(shlex.quote(word) for word in shlex.split(line, comments=True)) for line in found})
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if not OTHER_FILES.search(c)])
+def test_every_run_that_is_shown_composes(command, configure):
+    words = [word for word in shlex.split(command) if word not in ("-m", "--cfg", "job") and "glob(" not in word]
+    words = expand(words, ROOT)
+    words = [re.sub(r"(?:tag\(log,)?interval\((.*?),.*", r"\1", word) for word in words]   # of a search: its low end
+    for overrides in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]:
+        cfg = configure(*overrides, tiny=False)
+        cfg.model.weights = None                                  # a file of the reader's
+        OmegaConf.to_container(cfg, resolve=True)
+        assert instantiate(cfg.method).name == cfg.method.name
+
+
+def snippets(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/add-a-method.md"], ids=lambda page: page.name)
+def test_the_method_that_is_shown_runs_as_it_is_printed(page, in_subprocess, tmp_path):
+    (tmp_path / "mine.py").write_text(next(s for s in snippets(page, "python") if "Criterion" in s))
+    (tmp_path / "conf/method").mkdir(parents=True)
+    (tmp_path / "conf/method/mine.yaml").write_text(snippets(page, "yaml")[0])
+    done = in_subprocess(["-m", "reprune", "run", "method=mine", "model=resnet8", "dataset.limit=64", "logger=none",
+                          "recipe.baseline.epochs=1", "recipe.recover.epochs=1"], cwd=tmp_path)
+    assert "mine on resnet8" in done
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/own-net.md"], ids=lambda page: page.name)
+def test_the_pruning_of_a_net_that_is_shown_runs(page):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                        nn.Linear(8, 4)).eval()
+    names = {"torch": torch, "net": net, "example": torch.randn(1, 3, 8, 8)}
+    exec(next(s for s in snippets(page, "python") if "reprune.trace" in s), names)
+    assert names["small"][0].out_channels < 8 and names["small"](names["example"]).shape == (1, 4)
+
+
+def test_the_notebook_runs_and_shows_what_it_says():
+    names: dict = {}
+    for cell in json.loads((ROOT / "docs/prune_a_net.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["difference"] < 1e-4 and names["pruned"] < names["after"] and names["after"] > 0.8
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    places = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [place for place in places if not (page.parent / place).exists()] == []
