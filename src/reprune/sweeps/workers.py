@@ -73,6 +73,16 @@ def start(root: Path, overrides: list[str], log: Path, threads: int) -> subproce
             process_group=0)                                      # Ctrl-C comes to the process here alone
 
 
+def shares(at_once: int | None, bf16: bool, config: DictConfig) -> tuple[int, int]:
+    """-> runs at once, threads of each. On CPUs a run per core, of one thread, gets the most done; bf16: whatever is
+    left idle, see conf/trainer/cpu_bf16.yaml."""
+    from reprune.training.classifier import device
+
+    cores, threads = len(os.sched_getaffinity(0)), int(os.environ.get("OMP_NUM_THREADS") or 0)
+    at_once = at_once or (1 if device(config) == "cuda" else max(cores // (threads or 1), 1))
+    return at_once, 1 if bf16 else threads or max(cores // at_once, 1)
+
+
 def leave_with_parent(parent: int) -> None:
     """In a new process: even a parent that is killed leaves no run or worker behind. Linux tells it, and it saves."""
     with suppress(AttributeError, OSError):
