@@ -224,7 +224,7 @@ def arguments(argv: list[str]) -> Namespace:
     args = parser.parse_intermixed_args(argv)
     if wrong := [o for o in args.overrides if "=" not in o and not o.startswith("~")]:
         parser.error(f"{wrong[0]!r} is no override of run.py: write KEY=VALUE (or: pack FOLDER)")
-    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or (args.at_once or 1) < 1:
+    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or args.at_once is not None and args.at_once < 1:
         parser.error("--seeds must be numbers with commas, --minutes and --at-once above zero")
     args.rows, args.controls = args.rows.split(","), list(filter(None, args.controls.split(",")))
     args.seeds = [int(seed) for seed in args.seeds.split(",")]
