@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from omegaconf import OmegaConf
 from tabulate import tabulate
 
 from reprune.errors import UserError
@@ -74,7 +73,7 @@ class Campaign:
             raise UserError("no row can run here; the reasons are above")
         if bf16 := sum(BF16 in job.overrides for job in self.jobs):
             print(f"{bf16} of {len(self.jobs)} jobs in bfloat16 ({BF16}), which this processor has; trainer=auto: none")
-        self.at_once, self.threads = shares(args.at_once, bf16 > 0, OmegaConf.create(self.jobs[0].store.config))
+        self.at_once, self.threads = shares(args.at_once, bf16 > 0, self.jobs[0].store.config)
         self.time = Throughput(self.jobs, self.threads, imports, self.left() / 100)
 
     def left(self) -> float:
@@ -224,10 +223,11 @@ def arguments(argv: list[str]) -> Namespace:
     args = parser.parse_intermixed_args(argv)
     if wrong := [o for o in args.overrides if "=" not in o and not o.startswith("~")]:
         parser.error(f"{wrong[0]!r} is no override of run.py: write KEY=VALUE (or: pack FOLDER)")
-    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or args.at_once is not None and args.at_once < 1:
+    at_once = 1 if args.at_once is None else args.at_once
+    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or at_once < 1:
         parser.error("--seeds must be numbers with commas, --minutes and --at-once above zero")
     args.rows, args.controls = args.rows.split(","), list(filter(None, args.controls.split(",")))
-    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    args.seeds = [*map(int, args.seeds.split(","))]
     args.command = shlex.join(["python", "-m", "reprune", "campaign", *argv])
     return args
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 _mine: list[FileLock] = []              # the locks on the GPUs of this process, held until it ends
 
@@ -73,13 +73,13 @@ def start(root: Path, overrides: list[str], log: Path, threads: int) -> subproce
             process_group=0)                                      # Ctrl-C comes to the process here alone
 
 
-def shares(at_once: int | None, bf16: bool, config: DictConfig) -> tuple[int, int]:
-    """-> runs at once, threads of each. On CPUs a run per core, of one thread, gets the most done; bf16: whatever is
-    left idle, see conf/trainer/cpu_bf16.yaml."""
-    from reprune.training.classifier import device
+def shares(at_once: int | None, bf16: bool, config: dict) -> tuple[int, int]:
+    """-> runs at once, threads of each. On CPUs a run per core, of one thread, gets the most done; bf16: some
+    are in bfloat16, which takes one thread however many runs there are."""
+    from reprune.training.classifier import device  # here: a launcher needs no torch
 
     cores, threads = len(os.sched_getaffinity(0)), int(os.environ.get("OMP_NUM_THREADS") or 0)
-    at_once = at_once or (1 if device(config) == "cuda" else max(cores // (threads or 1), 1))
+    at_once = at_once or (1 if device(OmegaConf.create(config)) == "cuda" else max(cores // (threads or 1), 1))
     return at_once, 1 if bf16 else threads or max(cores // at_once, 1)
 
 
