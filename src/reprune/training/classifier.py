@@ -204,8 +204,7 @@ def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epo
           callbacks: Sequence[pl.Callback], unfinished: Path | None) -> None:
     """By Lightning, from the checkpoint on if there is one."""
     saving = [] if unfinished is None else [Unfinished(unfinished)]
-    if device(cfg) == "cpu":
-        keep_memory()
+    keep_memory(device(cfg))
     going_on = bool(saving) and unfinished.is_file()              # the store has looked whether it is whole
     trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=False, callbacks=[*callbacks, *saving],
                           sync_batchnorm=device(cfg) == "cuda" and cfg.trainer.get("sync_batchnorm", False),
