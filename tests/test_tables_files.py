@@ -154,6 +154,7 @@ def real(tmp_path):
     ("recipe.recover.optimizer.lr=0.5", CHANGED, "`recipe.recover.optimizer.lr=0.5`"),
     ("dataset.normalize=imagenet", CHANGED, "`dataset.normalize=imagenet`"),
     ("+method.allocation.new=1", CHANGED, "`method.allocation.new=1`"),
+    ("trainer.precision=bf16-mixed", FULL, "`trainer.precision=bf16-mixed`"),
 ])
 def test_a_run_with_anything_else_on_its_command_line_is_not_the_row(real, override, where, setting):
     with composing(real) as compose:

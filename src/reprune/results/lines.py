@@ -34,6 +34,7 @@ COLUMNS = [
     *(f"epochs_{stage}" for stage in STAGES), *(f"paper_epochs_{stage}" for stage in STAGES), "seconds",
     "claim_metric", "claim_baseline", "claim_pruned", "claim_delta", "claim_params_drop", "claim_macs_drop",
     "claim_bounds", "claim_source", "claim_provenance", "reconstruction", "verdict", "command"]
+NAMED = {"trainer.precision": "32-true"}    # papers do not say: a line tells another one, and counts as the row's own
 BOUNDS = {"better_than_baseline": "delta > 0", "no_accuracy_loss": "delta >= 0", "params_drop_min": "params_drop_min",
           "params_drop_max": "params_drop_max", "macs_drop_min": "macs_drop_min", "macs_drop_max": "macs_drop_max"}
 
@@ -168,7 +169,7 @@ def section(line: Line, last_epochs: int | None) -> str:
     gap = [ran[stage] - line[f"paper_epochs_{stage}"] for stage in trained]
     if min(gap) < 0:
         return "short"
-    return "changed" if max(gap) > 0 or departures(line.row, line.values, line.config) else "full"
+    return "changed" if max(gap) > 0 or departures(line.row, line.values, line.config) - {*NAMED} else "full"
 
 
 def strays(line: Line, composed: dict[str, Any]) -> set[str]:
@@ -193,8 +194,9 @@ def told_apart(lines: list[Line], composed: dict[str, Any] | None) -> list[Line]
     apart = {name for name, said in values.items() if len(said) < len(configs) or len(set(said)) > 1}
     for line, config in zip(lines, configs, strict=True):
         other = strays(line, composed) if composed and line.section in ("full", "control") else set()
-        if other and line.section == "full":
+        if other - {*NAMED} and line.section == "full":
             line.section = "changed"
+        other |= {name for name in NAMED if config.get(name, NAMED[name]) != NAMED[name]}
         names = apart | other | (set() if line.control else departures(line.row, line.values, line.config))
         named = [n for n in sorted(names) if n in GROUPS or n.split(".")[0] not in names]   # method=random: all of it
         line.setting = ", ".join(f"`{n}={json.dumps(config.get(n))}`".replace('"', "") for n in named)

@@ -17,7 +17,6 @@ time. What --out has collected is taken in where run.py lies: cat FOLDER/records
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -34,9 +33,10 @@ from tabulate import tabulate
 
 from reprune.errors import UserError
 from reprune.files import MIB, write_tar
-from reprune.sweeps.campaign import CONTROLS, TODO, Job, Throughput, find, order
+from reprune.sweeps.campaign import BF16, CONTROLS, TODO, Job, find, order
 from reprune.sweeps.status import DONE, FAILED, RUNNING, last_line, stage, trained
-from reprune.sweeps.workers import start
+from reprune.sweeps.throughput import Throughput
+from reprune.sweeps.workers import shares, start
 
 STOPPED = "stopped"
 SAVING = 30.0           # seconds before the end at which runs are told to stop: for a batch, a checkpoint, --out
@@ -71,8 +71,9 @@ class Campaign:
         if all(job.state == RUNNING for job in self.jobs):
             self.say_skipped()
             raise UserError("no row can run here; the reasons are above")
-        cores = len(os.sched_getaffinity(0))
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or max(cores // args.at_once, 1))
+        if bf16 := sum(BF16 in job.overrides for job in self.jobs):
+            print(f"{bf16} of {len(self.jobs)} jobs in bfloat16 ({BF16}), which this processor has; trainer=auto: none")
+        self.at_once, self.threads = shares(args.at_once, bf16 > 0, self.jobs[0].store.config)
         self.time = Throughput(self.jobs, self.threads, imports, self.left() / 100)
 
     def left(self) -> float:
@@ -86,7 +87,7 @@ class Campaign:
             print(tabulate(plan, ("row", "control", "seed", "minutes", "why"), "plain", disable_numparse=True))
         while not self.args.dry_run and self.left() > 0:
             self.reap()
-            while len(self.runs) < self.args.at_once and (job := self.next()):
+            while len(self.runs) < self.at_once and (job := self.next()):
                 self.say("start", f"{job.name}: {job.why}, about {self.time(job) / 60:.1f} minutes")
                 job.process = start(self.root, job.overrides, job.log, self.threads)
                 job.state = RUNNING
@@ -212,7 +213,7 @@ def arguments(argv: list[str]) -> Namespace:
     parser.add_argument("--rows", default="*", help="ids or patterns, with commas; all rows if not given")
     parser.add_argument("--seeds", default="0,1,2", help="with commas; 0,1,2 if not given")
     parser.add_argument("--controls", default=",".join(CONTROLS), help="of rows with a claim, with commas; '': none")
-    parser.add_argument("--at-once", type=int, default=1, help="runs side by side; they share the GPUs or the cores")
+    parser.add_argument("--at-once", type=int, help="runs side by side: one per core, or one on GPUs, if not given")
     parser.add_argument("--dry-run", action="store_true", help="only say what would run")
     parser.add_argument("--out", type=Path, help="folder for records.tar.000 (with logs), and for what is unfinished "
                                                  "and the nets: state.tar.000, ...")
@@ -222,10 +223,11 @@ def arguments(argv: list[str]) -> Namespace:
     args = parser.parse_intermixed_args(argv)
     if wrong := [o for o in args.overrides if "=" not in o and not o.startswith("~")]:
         parser.error(f"{wrong[0]!r} is no override of run.py: write KEY=VALUE (or: pack FOLDER)")
-    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or args.at_once < 1:
+    at_once = 1 if args.at_once is None else args.at_once
+    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or at_once < 1:
         parser.error("--seeds must be numbers with commas, --minutes and --at-once above zero")
     args.rows, args.controls = args.rows.split(","), list(filter(None, args.controls.split(",")))
-    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    args.seeds = [*map(int, args.seeds.split(","))]
     args.command = shlex.join(["python", "-m", "reprune", "campaign", *argv])
     return args
 

@@ -28,7 +28,7 @@ from reprune.pruning.sockets import Penalty, Step
 from reprune.training.callbacks import TrainingCurve
 from reprune.training.checkpoints import Unfinished, WholeFile, remember, spent
 from reprune.training.replay import NotRecordable, Recorder, Replay, Terms, Timeless
-from reprune.training.speed import Compiled, fused, recorder
+from reprune.training.speed import Compiled, fused, keep_memory, recorder
 
 for library in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(library).setLevel(logging.WARNING)
@@ -214,6 +214,7 @@ def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epo
           callbacks: Sequence[pl.Callback], unfinished: Path | None) -> None:
     """By Lightning, from the checkpoint on if there is one."""
     saving = [] if unfinished is None else [Unfinished(unfinished)]
+    keep_memory(device(cfg))
     going_on = bool(saving) and unfinished.is_file()              # the store has looked whether it is whole
     trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=False, callbacks=[*callbacks, *saving],
                           sync_batchnorm=device(cfg) == "cuda" and cfg.trainer.get("sync_batchnorm", False),
