@@ -54,6 +54,16 @@ def test_every_channel_but_the_input_and_the_logits_belongs_to_a_group(name):
     assert seen == {key: 0 if key in expected else n for key, n in channels.items()}
 
 
+def test_units_of_a_net_without_convs_are_removed_alike():
+    """Most of its weights read the image, which stays whole: too few go for the property above to look at it."""
+    generator, x = torch.Generator().manual_seed(0), torch.randn(4, 1, 32, 32, dtype=torch.float64)
+    net = lively(models.lenet300().double(), x, generator)
+    assert [(g.name, g.size) for g in quiet_trace(net, x)] == [("2", 300), ("4", 100)]
+    plan = random_plan(net, 0)
+    smaller = check_removal(net, x, plan)
+    assert reprune.cost(smaller, x) == CostTable(net).plan(plan)
+
+
 @pytest.mark.parametrize("name", ["cifar-resnet8", "cifar-vgg16", "mobilenet_v3_small", "googlenet", "densenet121"])
 def test_a_net_in_training_mode_stays_in_it_and_trains_on(name):
     """Also with auxiliary heads (GoogLeNet): they are cut with the rest and give logits of their own."""
