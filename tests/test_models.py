@@ -53,7 +53,7 @@ def from_conf(path, **dataset):
     ("googlenet", 6_166_250, 1_521_756_160),    # 6.17 M in JingfeiChang/UCP; 1520 M in HRankPlus
     ("mobilenet_v1", 3_217_226, 46_354_432),    # of kuangliu/pytorch-cifar's layers; Lubana et al. 2020 print none
     ("mobilenet_v2", 2_236_682, 87_976_448),    # 2.24 M, 87.98 M in chenyaofo/pytorch-cifar-models
-    ("vgg13", 9_416_010, 228_365_312),          # of OrthoReg's layers; Lubana et al. 2020 print none
+    ("vgg13", 9_416_010, 228_267_008),          # 228.79 M with two more layers of 512 in chenyaofo's; none in OrthoReg
     ("vgg16", 14_724_042, 313_201_664),         # 313.20 M
     ("vgg19", 20_035_018, 398_136_320),         # 20.04 M in Liu et al. 2017
     ("resnet18", 11_173_962, 555_422_720),      # 11.17 M, 0.56 G in kuangliu/pytorch-cifar
