@@ -9,6 +9,7 @@ import reprune
 from reprune import models
 from reprune.structure.cost import CostTable
 from reprune.structure.groups import traced
+from reprune.structure.names import conv_numbers
 from reprune.structure.surgery import silenced, zero_filters
 
 
@@ -59,6 +60,7 @@ def test_units_of_a_net_without_convs_are_removed_alike():
     generator, x = torch.Generator().manual_seed(0), torch.randn(4, 1, 32, 32, dtype=torch.float64)
     net = lively(models.lenet300().double(), x, generator)
     assert [(g.name, g.size) for g in quiet_trace(net, x)] == [("2", 300), ("4", 100)]
+    assert conv_numbers(net) == {"2": 1, "4": 2, "6": 3}      # what there is to number, and to choose from
     plan = random_plan(net, 0)
     smaller = check_removal(net, x, plan)
     assert reprune.cost(smaller, x) == CostTable(net).plan(plan)
