@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reprune.errors import UserError
-from reprune.models.cifar_preresnet import init
-from reprune.models.common import check_counts
+from reprune.models.common import check_counts, init_convs
 
 
 class DenseLayer(nn.Module):
@@ -77,5 +76,5 @@ def densenet(depth: int = 40, growth: int = 12, stem: int = 24, classes: int = 1
     if depth < 7 or depth % 3 != 1:
         raise UserError(f"model.depth={depth!r} of a CIFAR DenseNet must be 3 n + 4: 7, 10, ... 40, 100")
     net = DenseNet((depth - 4) // 3, growth, stem, classes, in_channels)
-    init(net)
+    init_convs(net, "fan_out")
     return net

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reprune.models.common import check_counts, check_depth
+from reprune.models.common import check_counts, check_depth, init_convs
 
 DEPTHS = (20, 29, 56, 83, 110, 164)
 EXPANSION = 4
@@ -71,12 +71,5 @@ def preresnet(depth: int, classes: int = 10, in_channels: int = 3) -> nn.Module:
     depth = check_depth("pre-activation CIFAR ResNet", depth, DEPTHS)
     check_counts(classes=classes, in_channels=in_channels)
     net = PreResNet((depth - 2) // 9, classes, in_channels)
-    init(net)
+    init_convs(net, "fan_out")         # as in the code of Liu et al. 2017
     return net
-
-
-def init(net: nn.Module) -> None:
-    """Initial weights as in the code of Liu et al. 2017: convs with std = sqrt(2 / fan_out), in place."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
