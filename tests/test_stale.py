@@ -20,6 +20,7 @@ from reprune.runs.store import Store
 from reprune.sweeps import status
 
 L1, PROBE, RESNET, DIGITS = "methods/l1.py", "pruning/probe.py", "models/cifar_resnet.py", "data/small.py"
+TRAINS = "training/classifier.py", "training/speed.py", "pipeline.py"
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def trained(capsys) -> list[str]:
 
 @pytest.mark.parametrize("file, parts, again", [
     (L1, "method", ["recover"]), (PROBE, "method", ["recover"]), (DIGITS, "dataset", ["baseline", "recover"]),
-    (RESNET, "model", ["baseline", "recover"])])
+    (RESNET, "model", ["baseline", "recover"]), *[(file, "training", ["baseline", "recover"]) for file in TRAINS]])
 def test_a_finished_run_of_other_code_is_made_again(file, parts, again, configure, edit, capsys, tmp_path):
     first = run(configure("method=l1"))
     capsys.readouterr()
@@ -67,7 +68,7 @@ def test_a_finished_run_of_other_code_is_made_again(file, parts, again, configur
 def test_an_edit_that_a_run_does_not_use_changes_nothing(configure, edit, capsys):
     first = run(configure("method=l1"))
     capsys.readouterr()
-    edit("methods/hgsr.py", "models/cifar_vgg.py", "data/folder.py", "training/speed.py")
+    edit("methods/hgsr.py", "models/cifar_vgg.py", "data/folder.py", "runs/loggers.py", "results/show.py")
     assert run(configure("method=l1")) == first and trained(capsys) == []
 
 
@@ -77,7 +78,7 @@ def test_a_record_without_code_counts_as_of_other_code(configure, capsys, tmp_pa
     del record["code"]
     store.write(record)
     assert "code" in run(configure("method=l1"))
-    assert "made with other code (method, dataset, model), made again" in capsys.readouterr().out
+    assert "made with other code (method, dataset, model, training), made again" in capsys.readouterr().out
     assert (store.folder / "superseded-unknown.json").is_file()
 
 
