@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import EPOCHS, ROOT, TINY
 from test_faults import flip, truncate
 from test_resume import Cut, cut_after, result
 
@@ -127,6 +127,23 @@ def test_status_and_show_say_that_code_has_changed(configure, edit, capsys, tmp_
     assert show.main([folder]) == 0
     assert "its code is not today's (method)" in " ".join(capsys.readouterr().out.split())
     assert "made again" not in capsys.readouterr().out
+
+
+def test_status_marks_a_baseline_of_other_code(configure, edit, capsys, tmp_path):
+    sweep = [*TINY, *EPOCHS, "method=l1,random", f"output_dir={tmp_path}/outputs"]
+    run(configure("method=l1"))
+
+    def said() -> str:
+        capsys.readouterr()
+        status.show(status.cells(sweep, ROOT), everything=True)
+        return capsys.readouterr().out
+
+    assert "; 1 of 1 baselines trained; " in said()
+    edit(RESNET)
+    now, net = said(), next((tmp_path / "outputs" / "baselines").iterdir()).name
+    assert "; 0 of 1 baselines trained, 1 superseded; " in now and now.count(f"{net} superseded (model)") == 2
+    edit(L1)
+    assert "; 1 of 1 baselines trained; " in said()
 
 
 def test_code_is_read_and_not_imported(tmp_path):

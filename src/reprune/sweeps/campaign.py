@@ -22,6 +22,7 @@ from reprune.errors import UserError
 from reprune.results.rows import read_rows
 from reprune.runs.checks import check
 from reprune.runs.compose import composing
+from reprune.runs.content import one_look
 from reprune.runs.store import Store
 from reprune.runs.targets import hold
 from reprune.schema import Row
@@ -116,7 +117,7 @@ def find(root: Path, patterns: Sequence[str], seeds: Sequence[int], overrides: S
     cases = [(row, control) for row in sorted(rows, key=lambda row: not row.claim) for control in (None, *controls)
              if (row.claim or not control) and any(fnmatchcase(row.id, p) for p in patterns)]
     jobs, skipped = {}, defaultdict(list, {line: [] for line in errors})
-    with composing(root) as compose:
+    with one_look(), composing(root) as compose:
         for row, control in cases:
             name = [f"experiments={row.id}", *([f"control={control}"] if control else [])]
             try:
@@ -229,7 +230,7 @@ class Throughput:
         rate, stages = self.rate(job.macs), job.store.folder / "stages"
         need = {stage: STEP * job.macs * job.images * epochs / rate for stage, epochs in job.epochs.items()}
         if job.baseline is not None:
-            need["baseline"] = 0 if trained(job.baseline) else need["baseline"] - gone(job.baseline, "*.ckpt")
+            need["baseline"] = 0 if trained(job.store) else need["baseline"] - gone(job.baseline, "*.ckpt")
         later = need["sparse"] + need["recover"] - gone(stages, "*.ckpt") - gone(stages, "*.json")
         rest = self.rest.get(job.case, job.macs * job.tested / rate)
         return self.start + max(need["baseline"], 0) + max(later, 0) + rest

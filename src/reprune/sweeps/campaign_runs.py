@@ -108,7 +108,7 @@ class Campaign:
         for job in self.jobs:
             if job.process is None and job.state != DONE:
                 job.refresh()
-        training = {job.baseline for job in self.runs if job.baseline and not trained(job.baseline)}
+        training = {job.baseline for job in self.runs if job.baseline and not trained(job.store)}
         return next((job for job in order(self.jobs, self.left(), self.time) if job.baseline not in training), None)
 
     def reap(self, stopping: bool = False) -> None:
@@ -149,10 +149,11 @@ class Campaign:
             (job.store.published, f"results/runs/{job.store.key}.json") if job.state == DONE else
             (job.log, f"outputs/campaign/{job.log.name}") for job in self.ended])
         if state:
-            nets = sorted({job.baseline for job in self.ended if job.baseline}, key=lambda net: (not trained(net), net))
+            nets = sorted({job.baseline: not trained(job.store) for job in self.ended if job.baseline}.items(),
+                          key=lambda net: net[::-1])
             runs = sorted(self.ended, key=lambda job: (STOPPED, FAILED, DONE).index(job.state))
             left_out = write_tar(self.args.out, "state.tar", [
-                *((net, f"outputs/baselines/{net.name}") for net in nets),
+                *((net, f"outputs/baselines/{net.name}") for net, _ in nets),
                 *((job.store.folder, f"outputs/{job.store.key}") for job in runs)], self.args.part, self.args.limit)
             if left_out:
                 print(f"left out of {self.args.out}: {', '.join(left_out)} (--limit {self.args.limit:g} MiB)")

@@ -28,6 +28,7 @@ from reprune.files import writable, write_json
 from reprune.results.rows import read_all, read_row
 from reprune.runs.checks import check
 from reprune.runs.compose import Composer, outside_of_jobs
+from reprune.runs.content import one_look
 from reprune.runs.control import settle
 from reprune.runs.store import Store
 from reprune.runs.targets import hold
@@ -83,6 +84,7 @@ class Cells:
         self.launched: dict[tuple[str, ...], Store | None] = {}   # None: this process cannot tell its key
         self.skipped = 0
 
+    @one_look()
     def missing(self, cells: Sequence[Sequence[str]]) -> list[list[str]]:
         """The overrides of the cells to launch."""
         todo = []
@@ -130,6 +132,7 @@ class Cells:
                 f"{ended.count('failed')} failed" + f", {lost} without a record" * (lost > 0))
 
 
+@one_look()
 def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     """One run -> its `objective`. Bad input ends a single run with one line, and a cell of a sweep with NaN."""
     what = " ".join(HydraConfig.get().overrides.task)
