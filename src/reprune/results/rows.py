@@ -83,16 +83,21 @@ def read_papers(content: Any, rows: set[str], errors: list[str]) -> dict[str, Pa
     return found
 
 
+def bounded(file: Path) -> Path:
+    """The same. Raises UserError for what has no end, or is larger than any record or row."""
+    if not S_ISREG(file.stat().st_mode):                          # a pipe would never end
+        raise UserError("content cannot be read: not a file")
+    if (size := file.stat().st_size) > LARGEST:
+        raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
+    return file
+
+
 def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors: list[str]) -> list:
     """What `read` makes of each file; a bad file becomes one line in `errors`, one that has gone by now is nothing."""
     found = []
     for file in sorted(files):
         try:
-            if not S_ISREG(file.stat().st_mode):                  # a pipe would never end
-                raise UserError("content cannot be read: not a file")
-            if (size := file.stat().st_size) > LARGEST:
-                raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
-            found.append(read(file))
+            found.append(read(bounded(file)))
         except FileNotFoundError:
             if file.is_symlink():                                 # to nowhere
                 errors.append(f"{file.relative_to(root).as_posix()}: content cannot be read: a link to nothing")
