@@ -233,13 +233,13 @@ def answer(read: Callable, path: Path) -> tuple[list[str], float, float]:
             before, started = memory("VmRSS"), time.process_time()
             try:
                 with redirect_stdout(StringIO()):
-                    lines, error = read(path), ""
+                    lines, error = said if isinstance(said := read(path), list) else [], ""
             except UserError as told:
                 lines, error = [str(told)], ""
             except BaseException:
                 lines, error = [], traceback.format_exc()
             end = time.process_time() - started, memory("VmHWM") - before
-            os.write(send, json.dumps([[line[:3000] for line in (lines if isinstance(lines, list) else [])][:9], error[-3000:], *end]).encode())
+            os.write(send, json.dumps([[line[:3000] for line in lines][:9], error[-3000:], *end]).encode())
         finally:
             os._exit(0)
     os.close(send)

@@ -19,17 +19,23 @@ from reprune.runs.store import NEUTRAL, NOT_IN_KEY
 from reprune.schema import GROUPS, Claim, Paper, Row
 
 OVERRIDE = re.compile(r"override /(model|dataset|method|recipe|trainer)(/\w+)?")
-LARGEST = 16 * 2**20                                        # bytes of a record or row
+LARGEST = 16 * 2**20                                        # bytes of a record
+LONGEST = 32 * 2**10                                        # characters of a row, or of papers.yaml
 LEFT_OUT = frozenset(("seed", *NOT_IN_KEY))
 
 
 def read_yaml(file: Path) -> Any:
     """The same reading of YAML as Hydra's: a name that is given twice is an error. Few lines of aliases can stand for
-    more than a memory holds, so there are none."""
+    more than a memory holds, so there are none; and of a text 40 KiB take a second."""
     text = file.read_text(encoding="utf-8")
+    if len(text) > LONGEST:
+        raise UserError(f"content of {len(text)} characters is not read: at most {LONGEST}")
     if "&" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise UserError("aliases (*name) are not read: write the value out")
-    return OmegaConf.to_container(OmegaConf.create(text or "{}"))
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text or "{}"))
+    except RecursionError:
+        raise UserError("content cannot be read: it is nested too deeply") from None
 
 
 def read_row(file: Path) -> Row:
