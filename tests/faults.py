@@ -226,7 +226,7 @@ def main() -> int:
     parser.add_argument("--trainer-killed", **several, help="the same, and the one that trains it is killed")
     parser.add_argument("--same", **several, help="processes at once with the same run")
     parser.add_argument("--disks", type=int, default=8, help="disks that fill up or become read-only, if root types it")
-    parser.add_argument("--hostile", type=int, default=12, help="random, cut and changed ones of each kind; 0: none")
+    parser.add_argument("--hostile", type=int, default=6, help="random, cut and changed ones of each kind; 0: none")
     parser.add_argument("--methods", nargs="*", default=["hgsr", "l1", "random", "sfp"], help="at least two, with hgsr")
     parser.add_argument("--epochs", type=int, default=4, help="of every stage")
     parser.add_argument("--seed", type=int, default=0)
@@ -234,8 +234,8 @@ def main() -> int:
     args = parser.parse_args()
     out, start = Path(tempfile.mkdtemp(prefix="reprune-faults-")), time.monotonic()
     try:
-        parts = drive(out, args)
         counts = hostile(out / "hostile", args.seed, args.hostile) if args.hostile else []
+        parts = drive(out, args)
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -191,7 +191,8 @@ def say_campaign(root: Path) -> list[str]:
 
 
 def say_failed(root: Path) -> list[str]:
-    return [*(str(note["error"]) for note in cells.failures(root)), status.error_in(root / "failed/a.json")][:0]
+    cells.failures(root)
+    return [status.error_in(root / "failed/a.json")]
 
 
 def stage(folder: Path) -> Stage:

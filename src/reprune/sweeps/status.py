@@ -28,12 +28,13 @@ from hydra.errors import HydraException
 from tabulate import tabulate
 
 from reprune.errors import UserError
+from reprune.results.rows import bounded
 from reprune.runs.compose import Composer, composing
 from reprune.runs.content import one_look
 from reprune.runs.fingerprint import changed
 from reprune.runs.store import Store, baseline_key
 from reprune.schema import GROUPS
-from reprune.sweeps.cells import expand, told
+from reprune.sweeps.cells import expand, noted, told
 
 DONE, RUNNING, FAILED, CUT_OFF, MISSING = "done", "running", "failed", "cut off", "missing"
 SUPERSEDED = "superseded"               # by today's code: see Store.look
@@ -81,10 +82,8 @@ def stage(store: Store) -> str:
 
 
 def error_in(note: Path) -> str:
-    try:
-        return str(json.loads(note.read_text(encoding="utf-8"))["error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{note} cannot be read"
+    said = str(noted(note).get("error", f"{note} cannot be read"))
+    return "".join(c if c.isprintable() else " " for c in said)[:2000]        # the note may be anyone's
 
 
 def last_line(log: Path, status: int) -> str:
@@ -110,9 +109,9 @@ def baseline_state(store: Store) -> str:
     if net is None:
         return TRAINED
     try:
-        content = json.loads((net / "baseline.json").read_text(encoding="utf-8"))
+        content = json.loads(bounded(net / "baseline.json").read_text(encoding="utf-8"))
         parts = changed(content["facts"]["code"], store.baseline_code)
-    except (OSError, ValueError, KeyError, TypeError):            # not there, or damaged: made again
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):        # not there, or damaged
         return MISSING
     return f"{SUPERSEDED} ({parts})" if parts else TRAINED
 
