@@ -25,7 +25,7 @@ demo: setup    ## train, prune and fine-tune a small ResNet on embedded data, in
 test: setup    ## the whole test suite (set DATA_DIR to a folder with CIFAR-10 to include it)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
 
-faults: setup    ## results/faults.md: sweeps killed at random must end as if nothing had happened (some ten minutes)
+faults: setup    ## results/faults.md: sweeps killed at random end as if nothing had happened, hostile files as one line
 	$(BIN)/python tests/faults.py --report results/faults.md
 
 tables: figures    ## results/*.md from experiments/ and results/runs/, with the figures that there are

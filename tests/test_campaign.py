@@ -25,8 +25,9 @@ from reprune.errors import UserError
 from reprune.files import write_tar
 from reprune.pipeline import run
 from reprune.runs.measure import environment
+from reprune.sweeps.bundle import pack, packages
 from reprune.sweeps.campaign import Job, find, order
-from reprune.sweeps.campaign_runs import Campaign, arguments, pack, packages
+from reprune.sweeps.campaign_runs import Campaign, arguments
 from reprune.sweeps.throughput import Throughput
 
 ROW = """\

@@ -17,6 +17,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from reprune.errors import UserError
 from reprune.files import write_json
@@ -54,7 +55,7 @@ def composed(root: Path, missing: list[str], errors: list[str]) -> Iterator[tupl
             try:
                 config = OmegaConf.to_container(composer(what.split()), resolve=True, throw_on_missing=True)
                 yield what, flat(json.loads(json.dumps(config)))        # as a record gives it back
-            except (HydraException, OmegaConfBaseException, UserError, ValueError, TypeError) as error:
+            except (HydraException, OmegaConfBaseException, YAMLError, UserError, ValueError, TypeError) as error:
                 file, _, control = what.removeprefix("experiments=").partition(" ")
                 told = " ".join(str(error).split())
                 errors.append(f"experiments/{file}.yaml: does not compose with conf/ any more"

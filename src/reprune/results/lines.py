@@ -116,7 +116,7 @@ def averaged(row: Row, runs: list[Run], config: dict[str, Any]) -> Line:
     runs = sorted(runs, key=lambda run: (run.record.seed, run.record.key))
     records = [run.record for run in runs]
     first = records[0]
-    code = {part: first.code.get(part) for part in PARTS} if first.code else None
+    code = {part: first.code[part] for part in PARTS if part in first.code} if first.code else None
     values: dict[str, Any] = {
         **{group: getattr(first, group) for group in GROUPS}, "seeds": len({of.seed for of in records}),
         "keys": " ".join(of.key for of in records), "commits": sorted({of.env.git or "unknown" for of in records}),
@@ -184,9 +184,10 @@ def strays(line: Line, composed: dict[str, Any]) -> set[str]:
 def told_apart(lines: list[Line], composed: dict[str, Any] | None) -> list[Line]:
     """Lines of a row, or of a control of it, with what sets them apart, in a fixed order; composed: the config that
     the row's file stands for, flat."""
-    configs = [{**line.config, **{group: line[group] for group in GROUPS}, **{
-        f"code.{part}": value for part, value in json.loads(
-            line["code"] or json.dumps(dict.fromkeys(PARTS, "unknown"))).items()}} for line in lines]
+    codes = [json.loads(line["code"] or "{}") for line in lines]
+    configs = [{**line.config, **{group: line[group] for group in GROUPS},
+                **{f"code.{part}": code.get(part, "unknown") for part in set().union(*codes)}}
+               for line, code in zip(lines, codes, strict=True)]
     values = defaultdict(list)                              # of each name, in all lines
     for config in configs:
         for name, value in config.items():

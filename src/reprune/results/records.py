@@ -18,7 +18,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from reprune.errors import UserError
-from reprune.results.rows import flat, read_all
+from reprune.results.rows import bounded, flat, read_all
 from reprune.runs.fingerprint import PARTS
 from reprune.runs.store import counted, digest
 from reprune.schema import STAGES, Record
@@ -83,7 +83,7 @@ def no_cycles() -> Iterator[None]:
 
 
 def read_record(file: Path) -> Record:
-    return Record.read(file.read_bytes())
+    return Record.read(bounded(file).read_bytes())
 
 
 def run_of(record: Record, counts: dict[str, Any]) -> Run:

@@ -19,17 +19,23 @@ from reprune.runs.store import NEUTRAL, NOT_IN_KEY
 from reprune.schema import GROUPS, Claim, Paper, Row
 
 OVERRIDE = re.compile(r"override /(model|dataset|method|recipe|trainer)(/\w+)?")
-LARGEST = 16 * 2**20                                        # bytes of a record or row
+LARGEST = 16 * 2**20                                        # bytes of a record
+LONGEST = 32 * 2**10                                        # characters of a row, or of papers.yaml
 LEFT_OUT = frozenset(("seed", *NOT_IN_KEY))
 
 
 def read_yaml(file: Path) -> Any:
     """The same reading of YAML as Hydra's: a name that is given twice is an error. Few lines of aliases can stand for
-    more than a memory holds, so there are none."""
+    more than a memory holds, so there are none; and of a text 40 KiB take a second."""
     text = file.read_text(encoding="utf-8")
+    if len(text) > LONGEST:
+        raise UserError(f"content of {len(text)} characters is not read: at most {LONGEST}")
     if "&" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise UserError("aliases (*name) are not read: write the value out")
-    return OmegaConf.to_container(OmegaConf.create(text or "{}"))
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text or "{}"))
+    except RecursionError:
+        raise UserError("content cannot be read: it is nested too deeply") from None
 
 
 def read_row(file: Path) -> Row:
@@ -83,16 +89,21 @@ def read_papers(content: Any, rows: set[str], errors: list[str]) -> dict[str, Pa
     return found
 
 
+def bounded(file: Path) -> Path:
+    """The same. Raises UserError for what has no end, or is larger than any record or row."""
+    if not S_ISREG(file.stat().st_mode):                          # a pipe would never end
+        raise UserError("content cannot be read: not a file")
+    if (size := file.stat().st_size) > LARGEST:
+        raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
+    return file
+
+
 def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors: list[str]) -> list:
     """What `read` makes of each file; a bad file becomes one line in `errors`, one that has gone by now is nothing."""
     found = []
     for file in sorted(files):
         try:
-            if not S_ISREG(file.stat().st_mode):                  # a pipe would never end
-                raise UserError("content cannot be read: not a file")
-            if (size := file.stat().st_size) > LARGEST:
-                raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
-            found.append(read(file))
+            found.append(read(bounded(file)))
         except FileNotFoundError:
             if file.is_symlink():                                 # to nowhere
                 errors.append(f"{file.relative_to(root).as_posix()}: content cannot be read: a link to nothing")

@@ -139,6 +139,11 @@ class Store:
         """That would make this run now: of its method, its data and its model."""
         return fingerprint(self.config)
 
+    @property
+    def baseline_code(self) -> dict[str, str]:
+        """The same, of its baseline: no method has a part in it."""
+        return {part: digits for part, digits in self.code.items() if part != "method"}
+
     def finished(self) -> dict | None:
         """The record of this very run, if it is there, whole, and of today's code; a line says why what is there does
         not count."""
@@ -182,9 +187,8 @@ class Store:
         """The unpruned net, for one process at a time: made by the first run that asks, found by the others."""
         folder = self.root / "baselines" / baseline_key(self.config)
         with locked(folder, f"baseline {folder.name}"):
-            code = {part: digits for part, digits in self.code.items() if part != "method"}
             yield Stage(*(folder / name for name in ("net.safetensors", "baseline.json", "unfinished.ckpt")),
-                        folder.name, code)
+                        folder.name, self.baseline_code)
 
     def stage(self, name: str) -> Stage:
         """One of this run's own: made once, found by an attempt that goes on after a break."""

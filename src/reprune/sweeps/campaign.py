@@ -21,6 +21,7 @@ from reprune.errors import UserError
 from reprune.results.rows import read_rows
 from reprune.runs.checks import check
 from reprune.runs.compose import composing
+from reprune.runs.content import one_look
 from reprune.runs.store import Store
 from reprune.runs.targets import hold
 from reprune.schema import Row
@@ -73,7 +74,7 @@ class Job:
 
     @property
     def untouched(self) -> bool:
-        return self.state == TODO and not self.begun and not (self.baseline and trained(self.baseline))
+        return self.state == TODO and not self.begun and not (self.baseline and trained(self.store))
 
     def refresh(self) -> None:
         """What the files say by now. A record counts wherever it lies: outputs/ stays behind, results/ travels. Jobs
@@ -123,7 +124,7 @@ def find(root: Path, patterns: Sequence[str], seeds: Sequence[int], overrides: S
     faster = not (any(o.lstrip("+~").startswith("trainer") for o in overrides)
                   or torch.cuda.is_available()) and native_bf16()
     jobs, skipped = {}, defaultdict(list, {line: [] for line in errors})
-    with composing(root) as compose:
+    with one_look(), composing(root) as compose:
         for row, control in cases:
             name = [f"experiments={row.id}", *([f"control={control}"] if control else [])]
 

@@ -20,19 +20,17 @@ import json
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tabulate import tabulate
 
 from reprune.errors import UserError
-from reprune.files import MIB, write_tar
+from reprune.files import write_tar
+from reprune.sweeps.bundle import pack
 from reprune.sweeps.campaign import BF16, CONTROLS, TODO, Job, find, order
 from reprune.sweeps.status import DONE, FAILED, RUNNING, last_line, stage, trained
 from reprune.sweeps.throughput import Throughput
@@ -41,19 +39,6 @@ from reprune.sweeps.workers import shares, start
 STOPPED = "stopped"
 SAVING = 30.0           # seconds before the end at which runs are told to stop: for a batch, a checkpoint, --out
 PAUSE = 0.2             # seconds between two looks at the runs
-SOURCE = ("run.py", "pyproject.toml", "constraints.txt", "LICENSE", "README.md", "Makefile", "conf", "experiments",
-          "src", "results/runs")
-SPARED = ("torch", "torchvision",                       # must fit the machine's GPU: the machine brings them
-          "wandb", "matplotlib")                        # of tables, figures and a logger: no run needs them
-UNPACK = """\
-#!/bin/sh
-# sh unpack.sh FOLDER     unpacks all pieces into FOLDER; no network, nothing but a Python with torch is needed
-set -e
-mkdir -p "${1:?usage: sh unpack.sh FOLDER}"
-cat "$(dirname "$0")"/bundle.tar.gz.* | tar -xz -C "$1"
-there=$(cd "$1" && pwd)
-echo "cd $1 && PYTHONPATH=$there/src:$there/site ${PYTHON:-python3} -m reprune campaign --minutes 25"
-"""
 
 
 class Campaign:
@@ -109,7 +94,7 @@ class Campaign:
         for job in self.jobs:
             if job.process is None and job.state != DONE:
                 job.refresh()
-        training = {job.baseline for job in self.runs if job.baseline and not trained(job.baseline)}
+        training = {job.baseline for job in self.runs if job.baseline and not trained(job.store)}
         return next((job for job in order(self.jobs, self.left(), self.time) if job.baseline not in training), None)
 
     def reap(self, stopping: bool = False) -> None:
@@ -150,10 +135,11 @@ class Campaign:
             (job.store.published, f"results/runs/{job.store.key}.json") if job.state == DONE else
             (job.log, f"outputs/campaign/{job.log.name}") for job in self.ended])
         if state:
-            nets = sorted({job.baseline for job in self.ended if job.baseline}, key=lambda net: (not trained(net), net))
+            nets = sorted({job.baseline: not trained(job.store) for job in self.ended if job.baseline}.items(),
+                          key=lambda net: net[::-1])
             runs = sorted(self.ended, key=lambda job: (STOPPED, FAILED, DONE).index(job.state))
             left_out = write_tar(self.args.out, "state.tar", [
-                *((net, f"outputs/baselines/{net.name}") for net in nets),
+                *((net, f"outputs/baselines/{net.name}") for net, _ in nets),
                 *((job.store.folder, f"outputs/{job.store.key}") for job in runs)], self.args.part, self.args.limit)
             if left_out:
                 print(f"left out of {self.args.out}: {', '.join(left_out)} (--limit {self.args.limit:g} MiB)")
@@ -175,35 +161,6 @@ class Campaign:
               + f"; about {left / 60:.0f} minutes left, one by one")
         if (left or n[FAILED]) and not self.args.dry_run:
             print(f"next     {self.args.command}")
-
-
-def uv(*args: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "uv", "pip", *args], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"uv pip {args[0]}: {' '.join(done.stderr.split())}")
-    return done.stdout
-
-
-def packages(without: Sequence[str] = SPARED) -> list[str]:
-    """name==version of all that this project depends on, as installed here, but not of what only `without` needs."""
-    tree = uv("tree", "--python", sys.executable, "--package", "reprune", *(f"--prune={name}" for name in without))
-    return sorted({f"{name}=={version}" for name, version in re.findall(r"─ (\S+) v(\S+)", tree)})
-
-
-def pack(folder: Path, part: float, python: str, also: Sequence[Path] = (), root: Path = Path()) -> None:
-    """Writes a bundle: unpack.sh, and a tar file in pieces. python: the version its packages are for; "": none."""
-    if missing := [path for path in also if not path.exists()]:
-        raise UserError(f"--also {missing[0]}: there is no such file or folder")
-    paths = [(root / name, name) for name in SOURCE] + [(path, path.resolve().name) for path in also]
-    with TemporaryDirectory() as site:
-        if python:
-            uv("install", "--no-deps", "--target", site, "--python-version", python,
-               "--python-platform", "x86_64-manylinux_2_28", *packages())
-            paths.append((Path(site), "site"))
-        write_tar(folder, "bundle.tar.gz", paths, part)
-    (folder / "unpack.sh").write_text(UNPACK)
-    for file in sorted(folder.iterdir()):
-        print(f"{file.stat().st_size / MIB:8.2f} MiB  {file}")
 
 
 def arguments(argv: list[str]) -> Namespace:

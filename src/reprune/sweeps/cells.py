@@ -25,9 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from reprune.errors import UserError, user_error
 from reprune.files import writable, write_json
-from reprune.results.rows import read_all, read_row
+from reprune.results.rows import bounded, read_all, read_row
 from reprune.runs.checks import check
 from reprune.runs.compose import Composer, outside_of_jobs
+from reprune.runs.content import one_look
 from reprune.runs.control import settle
 from reprune.runs.store import Store
 from reprune.runs.targets import hold
@@ -83,6 +84,7 @@ class Cells:
         self.launched: dict[tuple[str, ...], Store | None] = {}   # None: this process cannot tell its key
         self.skipped = 0
 
+    @one_look()
     def missing(self, cells: Sequence[Sequence[str]]) -> list[list[str]]:
         """The overrides of the cells to launch."""
         todo = []
@@ -130,6 +132,7 @@ class Cells:
                 f"{ended.count('failed')} failed" + f", {lost} without a record" * (lost > 0))
 
 
+@one_look()
 def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     """One run -> its `objective`. Bad input ends a single run with one line, and a cell of a sweep with NaN."""
     what = " ".join(HydraConfig.get().overrides.task)
@@ -185,13 +188,16 @@ def objective(record: dict, macs: float | None = None) -> float:
 
 def failures(output_dir: Path) -> list[dict]:
     """The notes of this sweep's cells that have failed."""
-    notes = []
-    for file in sorted(output_dir.glob("failed/*.json")):
-        with suppress(OSError, ValueError):                       # of an earlier sweep: this one's are whole
-            note = json.loads(file.read_text())
-            if isinstance(note, dict) and note.get("sweep", ...) == os.environ.get(SWEEP):
-                notes.append(note)
-    return notes + (Summary.unwritten or [])
+    notes = map(noted, sorted(output_dir.glob("failed/*.json")))
+    return [note for note in notes if note.get("sweep", ...) == os.environ.get(SWEEP)] + (Summary.unwritten or [])
+
+
+def noted(file: Path) -> dict:
+    """What a cell that has failed has left; {}: nothing that can be read. This sweep's are whole."""
+    with suppress(UserError, OSError, ValueError, RecursionError):
+        note = json.loads(bounded(file).read_text(encoding="utf-8"))
+        return note if isinstance(note, dict) else {}
+    return {}
 
 
 class Summary(Callback):

@@ -75,7 +75,7 @@ class Throughput:
         rate, stages = self.rate(job), job.store.folder / "stages"
         need = {stage: STEP * job.macs * job.images * epochs / rate for stage, epochs in job.epochs.items()}
         if job.baseline is not None:
-            need["baseline"] = 0 if trained(job.baseline) else need["baseline"] - gone(job.baseline, "*.ckpt")
+            need["baseline"] = 0 if trained(job.store) else need["baseline"] - gone(job.baseline, "*.ckpt")
         later = need["sparse"] + need["recover"] - gone(stages, "*.ckpt") - gone(stages, "*.json")
         rest = self.rest.get(job.case, job.macs * job.tested / rate)
         return self.start + max(need["baseline"], 0) + max(later, 0) + rest

@@ -25,7 +25,7 @@ from reprune.data import Data
 from reprune.errors import UserError
 from reprune.models.fresh import reset
 from reprune.pruning.sockets import Penalty, Step
-from reprune.training.callbacks import TrainingCurve
+from reprune.training.callbacks import Threads, TrainingCurve
 from reprune.training.checkpoints import Unfinished, WholeFile, remember, spent
 from reprune.training.replay import NotRecordable, Recorder, Replay, Terms, Timeless
 from reprune.training.speed import Compiled, fused, keep_memory, recorder
@@ -185,7 +185,7 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
             module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties,
                                 teacher, seed, whole=cfg.recipe.batch_size, recorder=recorder(cfg, device(cfg)),
                                 compiled=Compiled(net) if cfg.speed.compile else None)
-            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [curve, *callbacks], unfinished)
+            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [Threads(), curve, *callbacks], unfinished)
         net.to(device(cfg)).zero_grad()                           # gradients would be kept, and saved, for nothing
     seconds = earlier + time.perf_counter() - started
     return {"epochs": epochs, "curve": curve.means, "seconds": seconds, "earlier": earlier}
