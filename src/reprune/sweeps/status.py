@@ -31,7 +31,8 @@ from reprune.errors import UserError
 from reprune.runs.compose import Composer, composing
 from reprune.runs.store import Store, baseline_key
 from reprune.schema import GROUPS
-from reprune.sweeps.cells import expand, told
+from reprune.runs.hints import refused, told
+from reprune.sweeps.cells import expand
 
 DONE, RUNNING, FAILED, CUT_OFF, MISSING = "done", "running", "failed", "cut off", "missing"
 SUPERSEDED = "superseded"               # by today's code: see Store.look
@@ -138,7 +139,7 @@ def cells(overrides: list[str], root: Path) -> list[Cell]:
             parsed = OverridesParser.create(compose.loader).parse_overrides(expand(overrides, root))
             return [look(compose, one) for one in BasicSweeper.split_arguments(parsed, None)[0]]
         except (HydraException, ValueError) as error:             # ValueError: method=3
-            raise UserError(" ".join(str(error).split())) from error
+            raise UserError(refused(error, overrides, root)) from error
 
 
 def left(found: list[Cell]) -> float:
