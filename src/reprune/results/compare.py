@@ -51,8 +51,8 @@ def lines_of(files: Iterable[Path], errors: list[str]) -> list[Line]:
 
 def row_of(run: Run) -> Row:
     """What `averaged` wants of a row; what a paper claims is no matter here."""
-    name = run.record.experiment or "none/none"
-    return Row.read({"id": name, "title": "run", "command": "python run.py", "choices": {}, "config": {}, "claim": None})
+    return Row.read({"id": run.record.experiment or "none", "title": "run", "command": "python run.py", "claim": None,
+                     "choices": {}, "config": {}})
 
 
 def labels(lines: list[Line]) -> list[str]:
@@ -61,7 +61,7 @@ def labels(lines: list[Line]) -> list[str]:
     for line in lines:
         of = line.runs[0].record
         code = {f"code.{part}": (of.code or {}).get(part) for part in PARTS}
-        facts.append({**line.config, **code, **{name: getattr(of, name) for name in ("experiment", "control", *GROUPS)}})
+        facts.append(line.config | code | {name: getattr(of, name) for name in ("experiment", "control", *GROUPS)})
 
     def differ(some: list[dict[str, Any]]) -> list[str]:
         return [name for name in dict.fromkeys(name for one in some for name in one)

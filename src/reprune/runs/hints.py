@@ -15,17 +15,18 @@ from reprune.errors import user_error
 from reprune.runs.compose import composing
 from reprune.runs.places import home, row_files
 
-NOISE = re.compile(r"(, )?set env var HYDRA_FULL_ERROR=1 to see chained exception\.?|See https://hydra\.cc\S* for details")
+NOISE = re.compile(r"(, )?set env var HYDRA_FULL_ERROR=1 to see chained exception\.?|See https://hydra\.cc\S+ for \w+")
 
 
 def told(error: BaseException) -> str:
     """In one line; of a class or function of a config that fails, or is not there, with why."""
     if line := user_error(error):
         return line
-    said = f"{type(error).__name__}: {' '.join(NOISE.sub('', str(error)).split())}".removesuffix(":")
-    inside = isinstance(error, InstantiationException) and error.__cause__
-    cause = told(inside) if inside else ""
-    return said if not cause or cause.split(": ", 1)[-1] in said else f"{said}: {cause}"
+    said = " ".join(NOISE.sub("", str(error)).split())
+    if not isinstance(error, InstantiationException):
+        return f"{type(error).__name__}: {said}".removesuffix(": ")
+    inside = str(error.__cause__ or "").split("\n")[0]
+    return said if inside in said else f"{said}: {told(error.__cause__)}"
 
 
 def meant(word: str, known: Iterable[str]) -> str:
@@ -34,7 +35,7 @@ def meant(word: str, known: Iterable[str]) -> str:
     >>> meant("l2", ["l1", "random"]), meant("lr", ["seed", "recipe.baseline.lr"]), meant("x", ["seed"])
     (" (did you mean 'l1'?)", " (did you mean 'recipe.baseline.lr'?)", '')
     """
-    known = list(known)
+    known = sorted(known)
     near = [name for name in known if name.endswith(f".{word}")] or get_close_matches(word, known, 1, 0.5)
     return f" (did you mean {' or '.join(map(repr, near[:3]))}?)" if near else ""
 
@@ -45,9 +46,9 @@ def refused(error: Exception, overrides: Sequence[str], root: Path = Path()) -> 
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice}: there is no such choice{meant(choice, error.options)}; {listed(error.options)}"
     if name := re.match(r"Could not (?:override|delete|append)[^']*'([^'@]+)", str(error)):
-        there, word = list(names(overrides, root)), name[1]
+        there, word = {*names(overrides, root)}, name[1]
         below = [known for known in there if known.rpartition(".")[0] == word.rpartition(".")[0]]
-        return f"{word}: there is no such option{meant(word, there)}; {listed(below)} (new: +{word}=...)"
+        return f"{word}: there is no such option{meant(word, there) or f'; {listed(below)}'}"
     return " ".join(NOISE.sub("", str(error)).split())
 
 
@@ -95,10 +96,11 @@ def usage(root: Path = Path()) -> str:
         "Trains, prunes and measures one net; with -m a sweep over values with commas: method=l1,random seed=0,1",
         "A finished run is not run again. Results go to the current folder.", "",
         "  -m            a sweep: the cells that are not finished", "  --cfg job     print the config, run nothing",
-        "  --help        this text", "", "Groups:", *table(there), "", "Rows of papers, experiments='glob(li2017/*)' for all of one:",
+        "  --help        this text", "", "Groups:", *table(there), "",
+        "Rows of papers, experiments='glob(li2017/*)' for all of one:",
         *table(papers), "", "How the cells of a sweep are launched, and chosen:", *table(plugins), "",
         "Keys, and all of the config with --cfg job:",
-        *(f"  {line}" for line in re.findall(r"^\w+: [^{}\n]*(?=#)[^\n]*|^\w+: .*#.*", text, re.M))])
+        *(f"  {line}" for line in re.findall(r"^\w+: .*#.*", text, re.M) if "# set by" not in line)])
 
 
 def table(rows: dict[str, list[str]]) -> Iterator[str]:

@@ -84,7 +84,7 @@ class Cells:
         self.compose = Composer(loader, config.hydra.job.config_name, config.hydra.overrides.hydra)
         self.output_dir = Path(config.output_dir)
         self.launched: dict[tuple[str, ...], Store | None] = {}   # None: this process cannot tell its key
-        self.skipped = 0
+        self.skipped: list[Store] = []
 
     def missing(self, cells: Sequence[Sequence[str]]) -> list[list[str]]:
         """The overrides of the cells to launch."""
@@ -96,7 +96,7 @@ class Cells:
                 self.launched[tuple(cell)] = store
             else:
                 print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
-                self.skipped += 1
+                self.skipped.append(store)
         return todo
 
     def _look(self, cell: Sequence[str]) -> tuple[Store | None, dict | None]:
@@ -128,15 +128,20 @@ class Cells:
         failed = {note["overrides"] for note in failures(self.output_dir)}
         ended = [("failed" if " ".join(cell) in failed else "done" if store is None or store.finished() else "lost")
                  for cell, store in self.launched.items()]
-        lost = ended.count("lost")
-        return (f"{self.skipped + len(ended)} cells: {ended.count('done')} done, {self.skipped} finished before, "
+        lost, before = ended.count("lost"), len(self.skipped)
+        return (f"{before + len(ended)} cells: {ended.count('done')} done, {before} finished before, "
                 f"{ended.count('failed')} failed" + f", {lost} without a record" * (lost > 0))
+
+    def records(self) -> list[Path]:
+        """Of the cells that have finished, now or before."""
+        stores = [*self.skipped, *(store for store in self.launched.values() if store is not None)]
+        return [store.record_file for store in stores if store.finished()]
 
 
 def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     """One run -> its `objective`. Bad input ends a single run with one line, and a cell of a sweep with NaN."""
     what = " ".join(HydraConfig.get().overrides.task)
-    if cfg.fail_fast and failures(Path(cfg.output_dir)):
+    if cfg.get("fail_fast") and failures(Path(cfg.output_dir)):
         print(f"not begun, as a cell has failed (fail_fast): {what}")
         return math.nan
     note = Path(cfg.output_dir) / "failed" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"

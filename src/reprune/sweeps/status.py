@@ -1,13 +1,7 @@
 """Where a sweep stands: cells done, running, failed, cut off or missing; time spent, and an estimate of what is left.
 
-    python -m reprune status [--all] [the overrides of a sweep]
-    python -m reprune status experiments='glob(li2017/*)' seed=0,1,2
-    python -m reprune status method=l1                  # one run: its key, the key of its baseline, its state
-
-It takes the overrides of `python run.py -m ...` and runs nothing. A key names a folder: <output_dir>/<key> of a run,
-<output_dir>/baselines/<key> of a baseline. Superseded: its record is of other code than today's. Of a long sweep it
-lists what is running, cut off, superseded or failed (one cell per error), or, with --all, every cell. The exit status
-is 1 if a cell has failed.
+A key names a folder: <output_dir>/<key> of a run, <output_dir>/baselines/<key> of a baseline. Superseded: its record is
+of other code than today's.
 """
 
 from __future__ import annotations
@@ -16,7 +10,6 @@ import json
 import re
 import signal
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -29,9 +22,9 @@ from tabulate import tabulate
 
 from reprune.errors import UserError
 from reprune.runs.compose import Composer, composing
+from reprune.runs.hints import refused, told
 from reprune.runs.store import Store, baseline_key
 from reprune.schema import GROUPS
-from reprune.runs.hints import refused, told
 from reprune.sweeps.cells import expand
 
 DONE, RUNNING, FAILED, CUT_OFF, MISSING = "done", "running", "failed", "cut off", "missing"
@@ -170,12 +163,3 @@ def show(found: list[Cell], everything: bool) -> None:
     print(f"{len(found)} cells: {counts}; {sum(map(trained, baselines))} of {len(baselines)} baselines trained; "
           f"{sum(c.seconds or 0 for c in found) / 60:.1f} minutes spent"
           + (f", about {rest / 60:.1f} left, one by one" if (rest := left(found)) else ""))
-
-
-def main(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        print(__doc__)
-        return 0
-    if found := cells([o for o in argv if o not in ("-m", "--multirun", "--all")], Path.cwd()):
-        show(found, "--all" in argv)
-    return int(any(cell.state == FAILED for cell in found))
