@@ -28,7 +28,7 @@ def records_in(folder: Path) -> list[Path]:
 
 
 def lines_of(files: Iterable[Path], errors: list[str]) -> list[Line]:
-    """One for the runs that differ in nothing but the seed, by dataset and model; a bad file becomes a line in
+    """One for the runs that differ in nothing but the seed, by dataset, model and label; a bad file becomes a line in
     `errors`."""
     alike: dict[tuple, dict[str, Run]] = defaultdict(dict)
     configs: dict[str, dict[str, Any]] = {}
@@ -46,7 +46,7 @@ def lines_of(files: Iterable[Path], errors: list[str]) -> list[Line]:
     for line, label in zip(lines, labels(lines), strict=True):
         line.setting = label
         line.values = {**entry(line), "row": line.runs[0].record.experiment, "command": None}
-    return sorted(lines, key=lambda line: (line["dataset"], line["model"]))
+    return sorted(lines, key=lambda line: (line["dataset"], line["model"], line.setting))
 
 
 def row_of(run: Run) -> Row:
