@@ -11,6 +11,7 @@ from reprune.errors import UserError
 
 app = typer.Typer(
     help=reprune.__doc__.split("\n")[0], no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 Root = Annotated[Path, typer.Option(help="folder of results/, and of experiments/ if it has its own")]

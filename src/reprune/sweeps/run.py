@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -55,10 +56,16 @@ def run(argv: Sequence[str]) -> None:
             hydrate(argv)
     except KeyboardInterrupt:
         sys.exit(130)                                             # as shells count it; what was saved has been said
-    except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
-        if whole or not isinstance(error, UserError) and error.__traceback__ is not None and began(error):
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except Exception as error:
+        inside = within(error)
+        if whole or not (inside or isinstance(error, HydraException | OmegaConfBaseException | ValueError)):
             raise
-        sys.exit(f"error: {error if isinstance(error, UserError) else refused(error, argv)}")
+        if inside is None:
+            sys.exit(f"error: {refused(error, argv)}")
+        traceback.print_exception(type(error), error, inside)     # without the frames that lead to the run
+        sys.exit(1)
 
 
 def hydrate(argv: list[str]) -> None:
@@ -67,9 +74,12 @@ def hydrate(argv: list[str]) -> None:
     hydra.main(version_base="1.3", config_path=str(home() / "conf"), config_name="config")(job)()
 
 
-def began(error: BaseException) -> bool:
-    """Did the run itself raise this, and not what composes its config?"""
-    return any(frame.name == attempt.__name__ for frame in traceback.extract_tb(error.__traceback__))
+def within(error: BaseException) -> TracebackType | None:
+    """The part of a traceback that lies in the run; None: what composes its config has raised this."""
+    part = error.__traceback__
+    while part is not None and part.tb_frame.f_code is not attempt.__code__:
+        part = part.tb_next
+    return part
 
 
 def split(argv: Sequence[str]) -> Iterator[tuple[list[str], DictConfig]]:
