@@ -64,7 +64,7 @@ def test_check_tells_of_a_page_that_differs(what, tmp_path, capsys):
     (folder / "A.yaml").write_text(ROW.format(name="A") + CLAIM)
     (tmp_path / "experiments/papers.yaml").write_text("some2020: {title: Some Paper}\n")
     file, out = record(tmp_path), tmp_path / "results/index.html"
-    check = partial(main, ["--check", "--root", str(tmp_path)])
+    check = partial(main, ["report", "--check", "--root", str(tmp_path)])
     assert check() == 1 and not out.exists()
     assert main(["report", "--root", str(tmp_path)]) == 0 and check() == 0
     capsys.readouterr()
