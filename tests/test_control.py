@@ -18,13 +18,13 @@ from omegaconf import OmegaConf
 import reprune
 import reprune.pipeline
 from reprune import models
+from reprune.__main__ import main
 from reprune.errors import UserError
 from reprune.pipeline import run
 from reprune.pruning.probe import Probe
 from reprune.runs.compose import Composer
 from reprune.runs.control import settle
 from reprune.runs.store import baseline_key, key_of, resolved
-from reprune.sweeps import status
 
 ROWS = sorted(file.relative_to(ROOT / "experiments").with_suffix("").as_posix()
               for file in (ROOT / "experiments").glob("*/*.yaml"))
@@ -217,7 +217,7 @@ def test_a_sweep_over_controls_runs_each_once_and_status_names_them(root, tmp_pa
     assert len(list((tmp_path / "results/runs").iterdir())) == 2
 
     monkeypatch.chdir(root)
-    assert status.main([*given, "--all"]) == 1
+    assert main(["status", *given, "--all"]) == 1
     said = capsys.readouterr().out
     assert "4 cells: 3 done, 1 failed" in said
     assert all(f"experiments={row} control={name}" in said for row in ("[]", "mitsuno2020/own-digits")

@@ -6,9 +6,10 @@ from statistics import mean, stdev
 import pytest
 from test_figures import DIGITS, FEW, REPOSITORY, data, project, records, small, write  # noqa: F401
 
+from reprune.__main__ import main
 from reprune.pipeline import run
 from reprune.results.figures import files, numbers
-from reprune.results.figures.files import build, main
+from reprune.results.figures.files import build
 from reprune.results.lines import summary
 
 
@@ -18,7 +19,7 @@ def root(tmp_path):
 
 
 def test_committed_figures_are_what_the_committed_records_say(capsys):
-    assert main(["--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err
+    assert main(["figures", "--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err
 
 
 def test_points_are_the_means_of_the_records_and_what_papers_print():

@@ -12,9 +12,9 @@ from conftest import EPOCHS, ROOT, TINY
 from test_faults import flip, truncate
 from test_resume import Cut, cut_after, result
 
+from reprune.__main__ import main
 from reprune.files import write_json
 from reprune.pipeline import run
-from reprune.results import show
 from reprune.runs import fingerprint as code
 from reprune.runs.store import Store
 from reprune.sweeps import status
@@ -120,11 +120,11 @@ def test_status_and_show_say_that_code_has_changed(configure, edit, capsys, tmp_
     monkeypatch.setenv("REPRUNE_ROOT", str(ROOT))
     folder = str(tmp_path / "outputs" / record["key"])
     assert status.state(Store(configure("method=l1"))) == (status.DONE, "")
-    assert show.main([folder]) == 0 and "not today's" not in capsys.readouterr().out
+    assert main(["show", folder]) == 0 and "not today's" not in capsys.readouterr().out
     edit(L1)
     says, note = status.state(Store(configure("method=l1")))
     assert says == status.SUPERSEDED and note.endswith("made with other code (method)")
-    assert show.main([folder]) == 0
+    assert main(["show", folder]) == 0
     assert "its code is not today's (method)" in " ".join(capsys.readouterr().out.split())
     assert "made again" not in capsys.readouterr().out
 

@@ -22,9 +22,11 @@ from reprune.pruning.allocation import keep_best, removed
 from reprune.pruning.probe import Original, Probe
 from reprune.pruning.rounds import Round
 from reprune.pruning.sockets import Method
+from reprune.runs.checks import trainable
 from reprune.runs.compose import typed
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import Stopwatch, check_alive, environment, group_norms, measure, show, threads
+from reprune.runs.measure import Stopwatch, check_alive, environment, group_norms, measure, threads
+from reprune.runs.shown import finished, show
 from reprune.runs.stages import Stage
 from reprune.runs.store import Store
 from reprune.schema import SCHEMA
@@ -39,13 +41,10 @@ from reprune.training.speed import threads_of
 def run(cfg: DictConfig) -> dict:
     """Does what is missing of the run `cfg` describes. -> its record"""
     store = Store(cfg)
-    if cfg.force or (record := store.finished()) is None:
-        with store.alone(), threads(threads_of(cfg, device(cfg))):
-            if cfg.force or (record := store.finished()) is None:         # by the process this one has waited for
-                return Run(cfg, store).attempt()
-    print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
-    record = store.serve(record, cfg.experiment)
-    show(record, store.folder)
+    if (record := finished(cfg, store)) is None:
+        trainable(cfg)
+        with store.alone(), threads(threads_of(cfg, device(cfg))):     # another process may have made it meanwhile
+            record = finished(cfg, store) or Run(cfg, store).attempt()
     return record
 
 

@@ -24,6 +24,7 @@ from reprune.files import write_json
 from reprune.results.rows import flat
 from reprune.runs import compose
 from reprune.runs.compose import composing
+from reprune.runs.places import project
 
 Asked = tuple[str, str | None]          # row, control
 
@@ -32,9 +33,9 @@ def compose_rows(root: Path, asked: Iterable[Asked], errors: list[str]) -> dict[
     """-> configs, flat; a line in `errors` for each row that run.py would refuse."""
     asked = {" ".join([f"experiments={row}", *[f"control={control}"] * (control is not None)]): (row, control)
              for row, control in asked}
+    kept, root = root / "outputs/rows.json", project(root)
     if not asked or not (root / "conf/config.yaml").is_file():
-        return {}                                                 # results alone, without the program
-    kept = root / "outputs/rows.json"
+        return {}                                                 # rows alone, without the program
     made_of = {what: digest([root / f"experiments/{row}.yaml"]) for what, (row, _) in asked.items()}
     everything = "-".join([digest(sorted((root / "conf").rglob("*.yaml"))), version("hydra-core"), version("omegaconf"),
                            digest(sorted(Path(compose.__file__).parent.glob("*.py")))])

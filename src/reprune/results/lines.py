@@ -24,6 +24,7 @@ from reprune.results.records import Run, read_runs
 from reprune.results.rows import departures, read_rows
 from reprune.results.verdict import verdict
 from reprune.runs.fingerprint import PARTS
+from reprune.runs.places import project
 from reprune.schema import ENDS, GROUPS, STAGES, Paper, Row
 
 COLUMNS = [
@@ -92,7 +93,7 @@ def collect(root: Path, errors: list[str], every: bool = False) -> Collected:
         of = run.record
         if of.experiment in by_id:
             alike[run.same].append(run)
-        elif not (root / f"experiments/{of.experiment}.yaml").is_file():
+        elif not (project(root) / f"experiments/{of.experiment}.yaml").is_file():
             errors.append(f"results/runs/{of.key}.json: experiment {of.experiment!r} has no file "
                           f"experiments/{of.experiment}.yaml")
     found = defaultdict(list)

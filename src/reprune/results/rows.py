@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reprune.errors import UserError
+from reprune.runs.places import project
 from reprune.runs.store import NEUTRAL, NOT_IN_KEY
 from reprune.schema import GROUPS, Claim, Paper, Row
 
@@ -138,6 +139,7 @@ def row_ids(root: Path) -> set[str]:
 
 def read_rows(root: Path, errors: list[str]) -> tuple[list[Row], dict[str, Paper]]:
     """-> rows, and what papers.yaml says of their folders"""
+    root = project(root)
     rows = read_all([*root.glob("experiments/*/*.yaml")], read_row, root, errors)
     first: dict[tuple[str, str], Row] = {}
     for row in rows:

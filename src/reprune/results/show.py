@@ -1,17 +1,9 @@
-"""One run explained: what it is, how to repeat it, what it measured, and beside what claim of a paper it stands.
-
-    python -m reprune show KEY|FILE [--output-dir outputs] [--results-dir results]
-
-KEY: the first digits are enough (tables show eight). FILE: a record, or the folder of a run.
-"""
+"""One run explained: what it is, how to repeat it, what it measured, and beside what claim of a paper it stands."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import shlex
-import sys
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -28,6 +20,7 @@ from reprune.results.rows import departures, flat, read_all, read_row
 from reprune.results.verdict import verdict
 from reprune.runs.compose import composing
 from reprune.runs.fingerprint import changed, fingerprint
+from reprune.runs.places import row_files
 from reprune.runs.store import counted, key_of, plain
 from reprune.runs.targets import foreign
 from reprune.schema import STAGES, Claim, Record, Row
@@ -65,8 +58,8 @@ def read(file: Path) -> Record:
 def row_of(record: Record, root: Path) -> Row | None:
     """None: not of a row, or the row is gone."""
     errors: list[str] = []
-    file = root / "experiments" / f"{record.experiment}.yaml"
-    rows = read_all([file] * (record.experiment is not None and file.is_file()), read_row, root, errors)
+    file = row_files(root).get(record.experiment or "")
+    rows = read_all([file], read_row, file.parents[2], errors) if file else []
     if errors:
         raise UserError(errors[0])
     return rows[0] if rows else None
@@ -223,16 +216,6 @@ def show(record: Record, file: Path, root: Path, console: Console) -> None:
     say([f"record    {escape(str(file))}", *[f"net       {escape(str(net))}   (reprune.load)"] * net.is_file()])
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reprune show", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("run", metavar="KEY|FILE", help="the first digits of a key, a record, or the folder of a run")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="where runs lie (outputs)")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where published ones lie (results)")
-    args = parser.parse_args(argv)
-    try:
-        file = find(args.run, args.output_dir, args.results_dir)
-        show(read(file), file, Path(os.environ.get("REPRUNE_ROOT", ".")), Console())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(run: str, output_dir: Path, results_dir: Path) -> None:
+    file = find(run, output_dir, results_dir)
+    show(read(file), file, Path(), Console())

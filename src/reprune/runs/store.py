@@ -29,7 +29,8 @@ if TYPE_CHECKING:                       # torch is imported with the first net: 
     from torch import nn
 
 PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")         # where things lie: not in records either
-HERE = (*PLACES, "dataset.workers", "logger", "force", "search", "trainer.enable_progress_bar")   # of no use elsewhere
+HERE = (*PLACES, "dataset.workers", "logger", "force", "fail_fast", "search",
+        "trainer.enable_progress_bar")   # of no use elsewhere
 # What a result does not depend on: besides, what a run is called, and where it runs.
 NOT_IN_KEY = (*HERE, "claim", "control", "experiment", "measure", "recipe.name", "recipe.paper_epochs",
               "threads", "trainer.accelerator", "speed.graph")

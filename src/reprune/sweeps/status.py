@@ -1,13 +1,7 @@
 """Where a sweep stands: cells done, running, failed, cut off or missing; time spent, and an estimate of what is left.
 
-    python -m reprune status [--all] [the overrides of a sweep]
-    python -m reprune status experiments='glob(li2017/*)' seed=0,1,2
-    python -m reprune status method=l1                  # one run: its key, the key of its baseline, its state
-
-It takes the overrides of `python run.py -m ...` and runs nothing. A key names a folder: <output_dir>/<key> of a run,
-<output_dir>/baselines/<key> of a baseline. Superseded: it is of other code than today's, and is made again. Of a long
-sweep it lists what is running, cut off, superseded or failed (one cell per error), or, with --all, every cell. The exit
-status is 1 if a cell has failed.
+A key names a folder: <output_dir>/<key> of a run, <output_dir>/baselines/<key> of a baseline. Superseded: its record is
+of other code than today's.
 """
 
 from __future__ import annotations
@@ -16,7 +10,6 @@ import json
 import re
 import signal
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -32,9 +25,10 @@ from reprune.results.rows import bounded
 from reprune.runs.compose import Composer, composing
 from reprune.runs.content import one_look
 from reprune.runs.fingerprint import changed
+from reprune.runs.hints import refused, told
 from reprune.runs.store import Store, baseline_key
 from reprune.schema import GROUPS
-from reprune.sweeps.cells import expand, noted, told
+from reprune.sweeps.cells import expand, noted
 
 DONE, RUNNING, FAILED, CUT_OFF, MISSING = "done", "running", "failed", "cut off", "missing"
 SUPERSEDED = "superseded"               # by today's code: see Store.look
@@ -155,7 +149,7 @@ def cells(overrides: list[str], root: Path) -> list[Cell]:
             parsed = OverridesParser.create(compose.loader).parse_overrides(expand(overrides, root))
             return [look(compose, one) for one in BasicSweeper.split_arguments(parsed, None)[0]]
         except (HydraException, ValueError) as error:             # ValueError: method=3
-            raise UserError(" ".join(str(error).split())) from error
+            raise UserError(refused(error, overrides, root)) from error
 
 
 def left(found: list[Cell]) -> float:
@@ -188,12 +182,3 @@ def show(found: list[Cell], everything: bool) -> None:
           + f", {nets[SUPERSEDED]} {SUPERSEDED}" * (SUPERSEDED in nets)
           + f"; {sum(c.seconds or 0 for c in found) / 60:.1f} minutes spent"
           + (f", about {rest / 60:.1f} left, one by one" if (rest := left(found)) else ""))
-
-
-def main(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        print(__doc__)
-        return 0
-    if found := cells([o for o in argv if o not in ("-m", "--multirun", "--all")], Path.cwd()):
-        show(found, "--all" in argv)
-    return int(any(cell.state == FAILED for cell in found))

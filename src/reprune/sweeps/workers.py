@@ -67,7 +67,8 @@ def start(root: Path, overrides: list[str], log: Path, threads: int) -> subproce
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "REPRUNE_ROOT": str(root)}
     with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
-            [sys.executable, root / "run.py", "+hydra.callbacks.workers._target_=reprune.sweeps.Workers", *overrides],
+            [sys.executable, "-m", "reprune", "run", "+hydra.callbacks.workers._target_=reprune.sweeps.Workers",
+             *overrides],
             env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             preexec_fn=partial(leave_with_parent, os.getpid()),
             process_group=0)                                      # Ctrl-C comes to the process here alone

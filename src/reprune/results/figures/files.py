@@ -1,20 +1,15 @@
 """Figures: results/figures/*.svg from the tables' lines (lines.py) and the records behind them.
 
-    python -m reprune figures            writes what has something to show, removes what no longer has
-    python -m reprune figures --check    writes nothing; names the figures that were not drawn from today's numbers
-
 A figure carries a digest of the numbers it was drawn from, one of the drawing, and the keys of its runs. So the check
 needs no second drawing: another version of matplotlib may set a letter elsewhere, the numbers stay the same.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import html
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -133,26 +128,21 @@ def _drawn(root: Path) -> dict[Path, dict[str, Any]]:
     return {file: about for file in root.glob("results/figures/*.svg") if (about := told(file))}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reprune figures", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a figure is not up to date")
-    parser.add_argument("--root", type=Path, default=Path(), help="folder of experiments/ and results/ (default: here)")
-    args = parser.parse_args(argv)
+def write(root: Path, check: bool) -> list[str]:
+    """Writes what has something to show, removes what no longer has. -> what is wrong; check: nothing is written."""
     errors: list[str] = []
-    figures = {args.root / f"results/figures/{figure.name}.svg": figure for figure in build(args.root, errors)}
-    drawn = _drawn(args.root)
+    figures = {root / f"results/figures/{figure.name}.svg": figure for figure in build(root, errors)}
+    drawn = _drawn(root)
     for file in sorted({*drawn, *figures}):
         figure, about = figures.get(file), drawn.get(file)
-        if args.check:
+        if check:
             if wrong := out_of_date(figure, about):
                 errors.append(f"results/figures/{file.name} {wrong}: run make figures")
         elif figure:
             write_text(file, figure.svg())
         else:
             file.unlink()
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return errors
 
 
 def out_of_date(figure: Figure | None, about: dict[str, Any] | None) -> str:
