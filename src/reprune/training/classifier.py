@@ -174,8 +174,8 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
     unfinished: where it leaves checkpoints, and goes on from the one an earlier attempt has left.
     """
-    epochs, seed = planned(cfg, part, epochs), derive(cfg.seed, stage)
-    recipe = lasting(cfg, part, epochs)
+    recipe, seed = planned(cfg, part, epochs), derive(cfg.seed, stage)
+    epochs = recipe.epochs
     curve, earlier, started = TrainingCurve(), spent(unfinished), time.perf_counter()
     if epochs > 0:
         with seeded(cfg.seed, stage):
@@ -191,22 +191,16 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
     return {"epochs": epochs, "curve": curve.means, "seconds": seconds, "earlier": earlier}
 
 
-def planned(cfg: DictConfig, part: str, epochs: int | None) -> int:
-    """How many epochs: as many as the recipe says, where a round says nothing else."""
-    recipe = cfg.recipe[part]
-    if recipe is None:
+def planned(cfg: DictConfig, part: str, epochs: int | None) -> DictConfig:
+    """That part of the recipe, with as many epochs as a round says, which its schedule then follows, or its own."""
+    if cfg.recipe[part] is None:
         raise UserError(f"recipe {cfg.recipe.name!r} has no {part} part, which method {cfg.method.name!r} needs: "
                         "choose another recipe")
-    epochs = recipe.epochs if epochs is None else epochs
-    if epochs < 0:
-        raise UserError(f"recipe.{part}.epochs must be at least 0, got {epochs}")
-    return epochs
-
-
-def lasting(cfg: DictConfig, part: str, epochs: int) -> DictConfig:
-    """That part of the recipe with so many epochs, which its schedule follows: a round's, say, in place of its own."""
     cfg = copy.deepcopy(cfg)
-    OmegaConf.update(cfg, f"recipe.{part}.epochs", epochs, force_add=True)
+    if epochs is not None:
+        OmegaConf.update(cfg, f"recipe.{part}.epochs", epochs, force_add=True)
+    if cfg.recipe[part].epochs < 0:
+        raise UserError(f"recipe.{part}.epochs must be at least 0, got {cfg.recipe[part].epochs}")
     return cfg.recipe[part]
 
 
