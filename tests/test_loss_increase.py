@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from reprune import models
 from reprune.errors import UserError
 from reprune.methods.l1 import FilterNorm
 from reprune.methods.loss_increase import Greedy, LossIncrease, lifted
+from reprune.methods.random import Random
 from reprune.pruning import Budget, Recalibrate
-from reprune.pruning.probe import Probe
+from reprune.pruning.probe import Probe, evaluate
 from reprune.structure.surgery import remove
 
 
@@ -206,3 +208,23 @@ def test_a_net_without_batch_norm_needs_no_images():
 def test_too_few_images_are_refused(make):
     with pytest.raises(UserError, match="at least 2 images"):
         make()
+
+
+def test_greedy_with_new_statistics_is_above_random_at_half_the_macs(configure, weights, cifar10):
+    """Top-1 of the public ResNet-20 on 500 images that nothing is chosen by, all with new statistics after pruning."""
+    cfg = configure("dataset=cifar10", "dataset.normalize=imagenet", "dataset.limit=500", f"data_dir={cifar10}",
+                    "dataset.size=32")
+    net = models.build({"_target_": "reprune.models.resnet", "depth": 20,
+                        "weights": str(weights / "resnet20-12fca82f.th")}).eval()
+    probe = Probe(net, torch.zeros(1, 3, 32, 32), instantiate(cfg.dataset), batch_size=250)
+    criterion, limits = LossIncrease(n_samples=64, batch_size=64, images=128), {"macs": 0.5, "groups": "inner"}
+    search = partial(Greedy, criterion=criterion, step_fraction=0.2, **limits)
+
+    def top1(plan) -> float:
+        return evaluate(Recalibrate(500)(remove(net, plan), probe), probe.data.val(250))[1]
+
+    scores = criterion(search().candidates(probe), probe)
+    drawn = [Probe(net, probe.example, seed=seed) for seed in range(3)]
+    random = [top1(Budget(**limits)(Random()(look.groups, look), look)) for look in drawn]
+    found = top1(search(recalibrate=500)(scores, probe))
+    assert found > sum(random) / 3 + 5 and found > max(random), (found, random)
