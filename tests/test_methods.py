@@ -1,5 +1,6 @@
 """What every criterion must satisfy, whatever its formula."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,13 @@ from torch import nn
 from reprune.errors import UserError
 from reprune.methods.loss_increase import LossIncrease
 from reprune.models import build
+from reprune.pipeline import allocate
 from reprune.pruning.probe import Probe
 from reprune.structure.groups import trace
 from reprune.structure.surgery import remove, zero_filters
 
-METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga"]
+CONF = Path(__file__).resolve().parent.parent / "conf/method"
+METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - {"baseline"})
 
 
 def small_net() -> nn.Sequential:
@@ -30,7 +33,8 @@ def small_net() -> nn.Sequential:
 def look(net: nn.Module, example: torch.Tensor) -> Probe:
     """With eight random images, for criteria that look at some; of a contrast that wakes every filter."""
     x = 5 * torch.randn(8, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    data = SimpleNamespace(parts=SimpleNamespace(train=range(8)), plain=lambda *_: [(x, torch.zeros(8).long())])
+    data = SimpleNamespace(name="eight", parts=SimpleNamespace(train=range(8), val=range(8)),
+                           plain=lambda *_: [(x, torch.arange(8) % 4)], val=lambda *_: [(x, torch.arange(8) % 4)])
     return Probe(net, example, data)
 
 
@@ -62,6 +66,29 @@ def test_every_group_of_a_residual_net_gets_one_finite_score_per_filter(method, 
     assert set(scores) == {g.name for g in probe.groups}
     for group in probe.groups:
         assert scores[group.name].shape == (group.size,) and scores[group.name].isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_is_met_by_the_scores_of_every_method(method, configure):
+    chosen = instantiate(configure(f"method={method}", "method/allocation=macs", "method.allocation.macs=0.6",
+                                   "method.allocation.spread=global").method)
+    probe = look(build({"_target_": "reprune.models.resnet", "depth": 8}), torch.zeros(1, 3, 32, 32))
+    plan = allocate(chosen, probe)
+    assert probe.cost(plan).macs <= 0.6 * probe.original.cost.macs
+    assert all(mask.any() for mask in plan.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_score_does_not_change_the_net_nor_what_was_scored_before(method, configure):
+    probe = look(small_net(), torch.zeros(1, 3, 12, 12))
+    probe.net[1].train()
+    before = {name: tensor.clone() for name, tensor in probe.net.state_dict().items()}
+    score = criterion(method, configure)
+    first, second = score(probe.groups, probe), score(probe.groups, look(probe.net, torch.zeros(1, 3, 12, 12)))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(before[name], tensor) for name, tensor in probe.net.state_dict().items())
+    assert [m.training for m in probe.net.modules()] == [m is probe.net[1] for m in probe.net.modules()]
+    assert all(p.grad is None for p in probe.net.parameters())
 
 
 @pytest.mark.parametrize("method", [*(m for m in METHODS if m != "random"), "loss_increase"])

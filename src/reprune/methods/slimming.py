@@ -14,6 +14,8 @@ widths only (`groups: inner`), where the paper, on pre-activation nets, selects 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -62,10 +64,18 @@ def mean_scale(gammas: list[Tensor]) -> Tensor:
 class Gamma(Criterion):
     """|gamma| of a filter's BN; channels below one percentile of ALL |gamma| of the net go (`allocation: global`)."""
 
+    def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
+        for group in groups:
+            scaled(group, probe.net)
+
     def score(self, group: FilterGroup, probe: Probe) -> Tensor:
-        norms = [(probe.net.get_submodule(s.module), s.index) for s in group.norms(probe.net)]
-        gammas = [norm.weight[index[:, 0]] for norm, index in norms if getattr(norm, "affine", False)]
-        if not gammas:
-            raise UserError(f"slimming: {group.name} has no batch norm behind it to read a scale from; "
-                            "skip it (allocation.skip) or choose another criterion")
-        return mean_scale(gammas)
+        return mean_scale([norm.weight[index[:, 0]] for norm, index in scaled(group, probe.net)])
+
+
+def scaled(group: FilterGroup, net: nn.Module) -> list[tuple[nn.Module, Tensor]]:
+    """The batch norms that scale the channels of a group, with their index [size, k]. UserError: there is none."""
+    norms = [(net.get_submodule(s.module), s.index) for s in group.norms(net)]
+    if not (found := [(norm, index) for norm, index in norms if getattr(norm, "affine", False)]):
+        raise UserError(f"{group.name} has no batch norm behind it to read a scale from: skip it (allocation.skip) or "
+                        "choose another criterion")
+    return found
