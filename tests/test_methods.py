@@ -1,5 +1,6 @@
 """What every criterion must satisfy, whatever its formula."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from reprune.errors import UserError
+from reprune.methods.l1 import FilterNorm
 from reprune.methods.loss_increase import LossIncrease
 from reprune.models import build
 from reprune.pipeline import allocate
@@ -153,6 +155,37 @@ def test_l1_keeps_the_filters_with_the_larger_norm(configure):
     smaller = remove(net, method.allocation(method.criterion(probe.groups, probe), probe))
     norms = net[0].weight.detach().abs().sum((1, 2, 3))
     assert torch.equal(smaller[0].weight.detach(), net[0].weight.detach()[norms >= norms.sort().values[3]])
+
+
+def test_layer_by_layer_without_recovery_is_the_greedy_scoring_of_li2017(configure):
+    """Kernels on maps that are removed already do not count: literally, filter by filter."""
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    net[3].weight.data[0, 0] *= 20                                # of a map that goes first: filter 0 lives by it
+    plans = {}
+    for rounds in (["one_shot"], ["layer_by_layer", "method.rounds.epochs=0"]):
+        method = instantiate(configure("method=l1", "method/rounds=" + rounds[0], *rounds[1:]).method)
+        now, kept = copy.deepcopy(net), {"0": list(range(6)), "3": list(range(5))}
+        turns = list(method.rounds(lambda m=method: allocate(m, look(net, example))))
+        for turn in turns:
+            assert turn.last or turn.epochs == 0
+            plan = allocate(method, look(now, example), turn.counts)
+            kept |= {name: [i for i, keep in zip(kept[name], mask, strict=True) if keep] for name, mask in plan.items()}
+            now = remove(now, plan)
+        plans[rounds[0]] = kept
+    first = sorted(range(6), key=lambda j: sum(abs(v) for v in net[0].weight[j].flatten().tolist()))[3:]
+    for name, counted in (("one_shot", range(6)), ("layer_by_layer", first)):
+        norms = [sum(abs(v) for i in counted for v in net[3].weight[j, i].flatten().tolist()) for j in range(5)]
+        expected = {"0": sorted(first), "3": sorted(sorted(range(5), key=lambda j: norms[j])[2:])}
+        assert plans[name] == expected
+    assert plans["one_shot"] != plans["layer_by_layer"]           # the difference was visible
+
+
+def test_a_residual_stage_goes_by_the_filters_of_its_projection():
+    net = build({"_target_": "reprune.models.torchvision", "arch": "resnet18", "classes": 4})
+    probe = Probe(net, torch.zeros(1, 3, 32, 32))
+    scores = FilterNorm(coupled="projection")(probe.groups, probe)
+    assert torch.allclose(scores["layer3.0.conv2"], net.layer3[0].downsample[0].weight.abs().sum((1, 2, 3)))
+    assert torch.equal(scores["conv1"], FilterNorm()(probe.groups, probe)["conv1"])           # has no projection
 
 
 def literal_l1std(w: torch.Tensor, combine: str, alpha: float, over: str) -> list[float]:
