@@ -29,6 +29,7 @@ class Probe:
     batch_size: int = 250
     share: float = 1.0                  # of the whole reduction that this round must reach
     original: Original | None = None    # the net before the first round
+    carried: dict = field(default_factory=dict)             # plain data that a criterion hands on to the next round
     memo: dict = field(default_factory=dict, init=False)    # what was found out about this net, for whoever asks again
 
     def __post_init__(self) -> None:
