@@ -90,7 +90,7 @@ def test_a_sparse_method_with_a_recipe_that_has_no_sparse_part(configure):
             "li2017", "sparse")
 
 
-@pytest.mark.parametrize("method", [["slimming"], ["slimming", "method.penalties=null"]])
+@pytest.mark.parametrize("method", [["slimming"], ["slimming", "method.penalties=null"], ["bn_tells"]])
 def test_a_net_without_batch_norm_is_refused_before_anything_trains(method, configure, monkeypatch):
     """And so is one whose baseline is there already, where the method trains it further."""
     refused(configure("method=" + method[0], *method[1:], "model=narrow_alexnet", "dataset.size=32",
@@ -100,6 +100,10 @@ def test_a_net_without_batch_norm_is_refused_before_anything_trains(method, conf
     assert trained["epochs"]["baseline"]
     with pytest.raises(UserError, match="batch norm"):
         run(configure("method=" + method[0], *method[1:], "model=narrow_alexnet", "dataset.size=32"))
+
+
+def test_apoz_needs_held_out_images_before_anything_trains(configure):
+    refused(configure("method=apoz", "dataset.val_size=0", "recipe.baseline.optimizer.lr=1e18"), "dataset.val_size")
 
 
 def test_negative_epochs(configure):

@@ -91,6 +91,8 @@ def test_random_and_l1_prune_the_row_to_its_budget_by_another_criterion(row, com
             more = [getattr(probe(cfg).cost({**kept, name: one_more(mask)}), unit) for name, mask in kept.items()]
             budget = allocation[unit] * getattr(probe(cfg).original.cost, unit)
             assert getattr(probe(cfg).cost(kept), unit) <= budget < max(more)
+        elif "rate" in allocation and "rounding" not in allocation:               # one threshold for the whole net
+            assert abs(sum(count(kept).values()) - sum(count(left(own, seed=1)).values())) <= len(kept)
         else:
             assert count(kept) == count(left(own, seed=1))
 

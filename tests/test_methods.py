@@ -10,10 +10,13 @@ from hydra.utils import instantiate
 from torch import nn
 
 from reprune.errors import UserError
+from reprune.methods.bn_tells import STATS, BNTells
 from reprune.methods.l1 import FilterNorm
 from reprune.methods.loss_increase import LossIncrease
+from reprune.methods.slimming import Percentile
 from reprune.models import build
-from reprune.pipeline import allocate
+from reprune.pipeline import allocate, run
+from reprune.pruning import Global
 from reprune.pruning.probe import Probe
 from reprune.structure.groups import trace
 from reprune.structure.surgery import remove, zero_filters
@@ -186,6 +189,51 @@ def test_a_residual_stage_goes_by_the_filters_of_its_projection():
     scores = FilterNorm(coupled="projection")(probe.groups, probe)
     assert torch.allclose(scores["layer3.0.conv2"], net.layer3[0].downsample[0].weight.abs().sum((1, 2, 3)))
     assert torch.equal(scores["conv1"], FilterNorm()(probe.groups, probe)["conv1"])           # has no projection
+
+
+def test_bn_tells_is_the_distribution_of_what_a_relu_gives_out():
+    """Against the integral over the normal distribution, by a fine sum."""
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    net[1].weight.data[:2] = torch.tensor([0.0, -0.7])            # a constant, and a scale that is negative
+    net[1].bias.data[0] = 0.4
+    probe, u = Probe(net, example), torch.linspace(-8, 8, 100_001, dtype=torch.double)
+    p = (-u.square() / 2).exp() / (2 * torch.pi) ** 0.5 * (u[1] - u[0])
+    literal = {stat: [] for stat in STATS}
+    for gamma, beta in zip(net[1].weight.tolist(), net[1].bias.tolist(), strict=True):
+        y = (gamma * u + beta).clamp_min(0)
+        mean, square = float((y * p).sum()), float((y.square() * p).sum())
+        for stat, value in zip(STATS, (mean, square, max(0, square - mean ** 2) ** 0.5, float(((y > 0) * p).sum())),
+                               strict=True):
+            literal[stat].append(value)
+    for stat, expected in literal.items():
+        for normalise, scale in (("none", 1), ("mean", sum(expected) / 6), ("max", max(expected))):
+            scores = BNTells(stat, normalise=normalise)(probe.groups, probe)["0"]
+            assert scores.tolist() == pytest.approx([value / scale for value in expected], rel=1e-4, abs=2e-4)
+    weighted = BNTells(next_weights=True, normalise="none")(probe.groups, probe)["0"].tolist()
+    norms = [sum(abs(v) for v in net[3].weight[:, c].flatten().tolist()) for c in range(6)]
+    assert weighted == pytest.approx([m * n for m, n in zip(literal["mean"], norms, strict=True)], rel=1e-4)
+
+
+def test_a_percentile_is_of_all_scores_and_no_layer_makes_up_for_another():
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    probe = Probe(net, example)
+    scores = {"0": torch.tensor([.01, .02, .03, .04, .05, .9]), "3": torch.tensor([.2, .3, .4, .5, .6])}
+    plan = Percentile(rate=0.5)(scores, probe)                    # 5 of 11 lie below
+    assert plan["0"].tolist() == [False] * 5 + [True] and plan["3"].all()
+    plan = Percentile(rate=0.5, min_keep=0.5)(scores, probe)
+    assert plan["0"].tolist() == [False] * 3 + [True] * 3 and plan["3"].all()
+    assert not Global(rate=0.5, min_keep=0.5)(scores, probe)["3"].all()        # which does
+
+
+def test_gamma_starts_at_a_half_where_the_penalised_training_starts_from_fresh_weights(configure, monkeypatch):
+    seen = []
+    monkeypatch.setattr("reprune.training.classifier.train", lambda module, *_: seen.append(
+        (module.stage, {float(m.weight.detach().mean()) for m in module.net.modules()
+                        if isinstance(m, nn.BatchNorm2d)})))
+    for fresh, init in (("true", "0.5"), ("false", "0.5"), ("true", "null")):
+        run(configure("method=slimming", "method/allocation=uniform", f"recipe.sparse.from_scratch={fresh}",
+                      f"method.penalties.gamma.init={init}"))
+    assert [gammas for stage, gammas in seen if stage == "sparse"] == [{0.5}, {1.0}, {1.0}]
 
 
 def literal_l1std(w: torch.Tensor, combine: str, alpha: float, over: str) -> list[float]:

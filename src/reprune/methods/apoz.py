@@ -88,10 +88,12 @@ class MeanStd(_Allocation):
     """Eq. 2: the filters whose score lies below mean - k_std std of their layer.
 
     layers    so many of the layers with the lowest mean score, of those that have such filters, per round (null: all)
+    rate      at most this fraction of a layer goes in a round (null: no limit)
     """
 
     k_std: float = 1.0
     layers: int | None = 2
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,8 +103,9 @@ class MeanStd(_Allocation):
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
         plan = {}
         for group in sorted(self.candidates(probe, scores), key=lambda g: float(scores[g.name].mean())):
-            stay = int((~outliers(scores[group.name], self.k_std)).sum())
-            gone = self.to_remove(stay, group, probe)
+            gone = int(outliers(scores[group.name], self.k_std).sum())
+            most = group.size if self.rate is None else int(group.size * self.rate)
+            gone = self.to_remove(group.size - min(gone, most), group, probe)
             if gone and len(plan) != self.layers:
                 plan[group.name] = keep_best(scores[group.name], gone)
         return plan

@@ -34,9 +34,17 @@ class Step:
 
 
 class Penalty(Protocol):
-    """Added to the cross-entropy; sparse regularisers and distillation alike."""
+    """Added to the cross-entropy; sparse regularisers and distillation alike. One that defines start(net) may change
+    fresh weights before the first step."""
 
     def __call__(self, step: Step) -> Tensor: ...
+
+
+def begin(net: nn.Module, penalties: Mapping[str, Penalty] | None) -> None:
+    """Fresh weights as the penalties want them, in place."""
+    for penalty in (penalties or {}).values():
+        if hasattr(penalty, "start"):
+            penalty.start(net)
 
 
 class Criterion:
