@@ -8,7 +8,7 @@ import command
 import pytest
 import torch
 
-from reprune.errors import user_error
+from reprune.errors import UserError, user_error
 from reprune.models import build
 from reprune.pipeline import run
 
@@ -90,9 +90,20 @@ def test_a_sparse_method_with_a_recipe_that_has_no_sparse_part(configure):
             "li2017", "sparse")
 
 
-def test_slimming_needs_batch_norm(configure):
-    refused(configure("method=slimming", "method.penalties=null", "model=narrow_alexnet", "dataset.size=32"),
-            "batch norm")
+@pytest.mark.parametrize("method", [["slimming"], ["slimming", "method.penalties=null"], ["bn_tells"]])
+def test_a_net_without_batch_norm_is_refused_before_anything_trains(method, configure, monkeypatch):
+    """And so is one whose baseline is there already, where the method trains it further."""
+    refused(configure("method=" + method[0], *method[1:], "model=narrow_alexnet", "dataset.size=32",
+                      "recipe.baseline.optimizer.lr=1e18"), "batch norm")
+    trained = run(configure("method=l1", "model=narrow_alexnet", "dataset.size=32"))
+    monkeypatch.setattr("reprune.pipeline.fit", lambda *_, **__: pytest.fail("something trains"))
+    assert trained["epochs"]["baseline"]
+    with pytest.raises(UserError, match="batch norm"):
+        run(configure("method=" + method[0], *method[1:], "model=narrow_alexnet", "dataset.size=32"))
+
+
+def test_apoz_needs_held_out_images_before_anything_trains(configure):
+    refused(configure("method=apoz", "dataset.val_size=0", "recipe.baseline.optimizer.lr=1e18"), "dataset.val_size")
 
 
 def test_negative_epochs(configure):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from reprune.data import Data
 from reprune.errors import UserError
 from reprune.models.fresh import reset
-from reprune.pruning.sockets import Penalty, Step
+from reprune.pruning.sockets import Penalty, Step, begin
 from reprune.training.callbacks import Threads, TrainingCurve
 from reprune.training.checkpoints import Unfinished, WholeFile, remember, spent
 from reprune.training.replay import NotRecordable, Recorder, Replay, Terms, Timeless
@@ -181,6 +181,7 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
         with seeded(cfg.seed, stage):
             if recipe.get("from_scratch"):
                 reset(net)
+                begin(net, penalties)
             net.train()                                           # Lightning keeps the mode it finds
             module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties,
                                 teacher, seed, whole=cfg.recipe.batch_size, recorder=recorder(cfg, device(cfg)),
