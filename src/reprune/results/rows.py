@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -86,12 +87,13 @@ def read_papers(content: Any, rows: set[str], errors: list[str]) -> dict[str, Pa
 def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors: list[str]) -> list:
     """What `read` makes of each file; a bad file becomes one line in `errors`, one that has gone by now is nothing."""
     found = []
-    for file in sorted(files):
+    for file in sorted(files, key=attrgetter("parts")):
         try:
-            if not S_ISREG(file.stat().st_mode):                  # a pipe would never end
+            is_now = file.stat()
+            if not S_ISREG(is_now.st_mode):                       # a pipe would never end
                 raise UserError("content cannot be read: not a file")
-            if (size := file.stat().st_size) > LARGEST:
-                raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
+            if is_now.st_size > LARGEST:
+                raise UserError(f"content of {is_now.st_size} bytes is not read: at most {LARGEST}")
             found.append(read(file))
         except FileNotFoundError:
             if file.is_symlink():                                 # to nowhere
@@ -102,17 +104,27 @@ def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors:
     return found
 
 
-def flat(node: Any, prefix: str = "", neutral: dict[str, Any] = NEUTRAL) -> dict[str, Any]:
+def flat(node: dict, neutral: dict[str, Any] = NEUTRAL) -> dict[str, Any]:
     """Nested mappings as {dotted name: value}, without what a result does not depend on, the seed, and the options
     whose value means what runs did before there were any: earlier records do not have them.
 
     >>> flat({"method": {"p": 1, "rates": {2: 0.5}, "allocation": {"multiple": 1}}, "seed": 3})
     {'method.p': 1, 'method.rates.2': 0.5}
     """
-    if not isinstance(node, dict):
-        return {} if node == neutral.get(prefix, ...) else {prefix: node}
-    return {name: leaf for key, value in node.items() if (at := f"{prefix}.{key}" if prefix else str(key))
-            not in LEFT_OUT for name, leaf in flat(value, at, neutral).items()}
+    found: dict[str, Any] = {}
+
+    def add(node: dict, prefix: str) -> None:
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if name in LEFT_OUT:
+                continue
+            if isinstance(value, dict):
+                add(value, f"{name}.")
+            elif name not in neutral or value != neutral[name]:
+                found[name] = value
+
+    add(node, "")
+    return found
 
 
 def departures(row: Row, chosen: dict[str, Any], config: dict[str, Any]) -> set[str]:
