@@ -99,10 +99,11 @@ def no_cycles() -> Iterator[None]:
 
 
 @no_cycles()
-def collect(root: Path, errors: list[str], every: bool = False) -> Collected:
-    """every: compose all rows, to name those that do not; else those that runs are held against."""
+def collect(root: Path, errors: list[str], every: bool = False, whole: bool = False) -> Collected:
+    """every: compose all rows, to name those that do not; else those that runs are held against. whole: keep all of
+    the records."""
     rows, about = read_rows(root, errors)
-    runs, configs = read_runs(root, errors)
+    runs, configs = read_runs(root, errors, whole)
     by_id, alike = {row.id: row for row in rows}, defaultdict(list)
     for run in runs:
         of = run.record

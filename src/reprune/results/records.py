@@ -27,9 +27,9 @@ HOLE = "${seed}"        # a config that is resolved holds nothing like it
 
 @dataclass(slots=True)
 class Run:
-    """One record without its bulk."""
+    """One record, without its bulk."""
 
-    record: Record              # config, widths, curves and group_norms are empty
+    record: Record              # config, widths, curves and group_norms are empty, where nobody asks for the whole
     config_id: str              # see `config_id`
     norms: dict[str, float]     # what sparse training has left: see `norms_of`
 
@@ -46,7 +46,7 @@ class Run:
         return f"{at.device}, batch {at.batch_size:g}, {at.threads:g} thread{'s' * (at.threads != 1)}"
 
 
-def read_runs(root: Path, errors: list[str]) -> tuple[list[Run], dict[str, dict[str, Any]]]:
+def read_runs(root: Path, errors: list[str], whole: bool = False) -> tuple[list[Run], dict[str, dict[str, Any]]]:
     """-> runs, in the order of their keys; {config_id: config, flat}. Each bad file becomes a line in `errors`."""
     ids: dict[bytes, str] = {}                                    # of configs that differ in nothing but the seed
     configs: dict[str, dict[str, Any]] = {}
@@ -65,7 +65,8 @@ def read_runs(root: Path, errors: list[str]) -> tuple[list[Run], dict[str, dict[
         if record.experiment is None:
             raise UserError("experiment: must be the id of a row, not None")
         run = Run(record, ids[text], norms_of(record.group_norms or {}))
-        record.config, record.widths, record.curves, record.group_norms = {}, {}, {}, None
+        if not whole:
+            record.config, record.widths, record.curves, record.group_norms = {}, {}, {}, None
         return run
 
     return read_all([*root.glob("results/runs/*.json")], read, root, errors), configs
