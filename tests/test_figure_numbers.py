@@ -118,7 +118,8 @@ def test_controls_are_told_from_the_row_and_stand_beside_it(controlled):
     assert [p["label"] for p in shown if not p["ours"]] == ["l1: li2017 as printed"] * 2
     assert {p["label"].split(":")[0] for p in shown} == {"l1", "random (control)"}
     titles = [panel["title"] for panel in data(controlled, "widths-li2017-cifar10-resnet56")["panels"]]
-    assert titles == [f"resnet56-{end}" for end in ("A", "A, random control (lr=0.16)", "A, random control (lr=0.19)", "B")]
+    ends = ("A", "A, random control (lr=0.16)", "A, random control (lr=0.19)", "B")
+    assert titles == [f"resnet56-{end}" for end in ends]
 
 
 def test_a_row_and_its_controls_are_not_torn_apart(controlled, monkeypatch):

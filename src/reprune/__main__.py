@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from reprune.errors import UserError
+from reprune.errors import UserError, ended
 
 COMMANDS = {                # what it does -> where it lives
     "status": "sweeps.status:main", "campaign": "sweeps.campaign_runs:main", "show": "results.show:main",
@@ -19,8 +19,7 @@ def main(argv: list[str]) -> int:
     try:
         return getattr(import_module(f"reprune.{module}"), name)(argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return ended([str(error)])
 
 
 if __name__ == "__main__":

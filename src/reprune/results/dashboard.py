@@ -15,14 +15,13 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from reprune.errors import UserError
+from reprune.errors import UserError, ended
 from reprune.files import write_json
 from reprune.results.rows import read_all
 from reprune.schema import STAGES, Record
@@ -175,6 +174,4 @@ def main(argv: list[str] | None = None) -> int:
         errors.append(f"W&B: {' '.join(str(error).split()) or type(error).__name__}{then}")
     finally:
         wandb.teardown()                                          # its service writes the last lines now
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return ended(errors)

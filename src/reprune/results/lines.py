@@ -11,20 +11,17 @@ share a line, and the line lists its commits. A row that has not run has a line 
 
 from __future__ import annotations
 
-import gc
 import json
 import math
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from reprune.errors import ended
 from reprune.results.compose_rows import compose_rows
-from reprune.results.records import Run, read_runs
+from reprune.results.records import Run, no_cycles, read_runs
 from reprune.results.rows import departures, read_rows
 from reprune.results.verdict import verdict
 from reprune.runs.fingerprint import PARTS
@@ -84,18 +81,6 @@ class Collected:
 
     def of(self, row: Row, control: str | None = None) -> list[Line]:
         return [line for line in self.lines if line.row is row and line.control == control]
-
-
-@contextmanager
-def no_cycles() -> Iterator[None]:
-    """Plain data has none, and to look for them again and again in all that was read takes a fifth of the time."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
 
 
 @no_cycles()
@@ -258,7 +243,7 @@ def summary(root: Path, errors: list[str] | None = None) -> list[dict[str, Any]]
     """A dict per line, COLUMNS alone. What is wrong goes to `errors`, or to stderr."""
     told: list[str] = [] if errors is None else errors
     lines = collect(root, told).lines
-    for error in told if errors is None else ():
-        print(f"error: {error}", file=sys.stderr)
+    if errors is None:
+        ended(told)
     return [{**{name: line.values[name] for name in COLUMNS}, "commits": " ".join(line["commits"] or []) or None}
             for line in lines]

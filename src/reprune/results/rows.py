@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from operator import attrgetter
@@ -131,6 +131,15 @@ def departures(row: Row, chosen: dict[str, Any], config: dict[str, Any]) -> set[
     """Names of what the row's file says and a run does otherwise; chosen: the run's config groups; config: flat."""
     return ({group for group, choice in row.choices.items() if chosen[group] != choice}
             | {name for name, value in row.config.items() if config.get(name, NEUTRAL.get(name)) != value})
+
+
+def rows_of(root: Path, ids: Iterable[str]) -> list[Row]:
+    """Those of these ids that are there. Raises UserError for the first that is not as it must be."""
+    errors: list[str] = []
+    rows = read_all([root / f"experiments/{row}.yaml" for row in ids], read_row, root, errors)
+    if errors:
+        raise UserError(errors[0])
+    return rows
 
 
 def row_ids(root: Path) -> set[str]:

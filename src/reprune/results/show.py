@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import shlex
-import sys
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -24,12 +23,12 @@ from reprune.errors import UserError
 from reprune.results.lines import averaged
 from reprune.results.records import Run, read_record
 from reprune.results.render.text import origin, points, stated
-from reprune.results.rows import departures, flat, read_all, read_row
+from reprune.results.rows import departures, flat, rows_of
 from reprune.results.verdict import verdict
+from reprune.runs.checks import foreign
 from reprune.runs.compose import composing
 from reprune.runs.fingerprint import changed, fingerprint
 from reprune.runs.store import key_of, plain
-from reprune.runs.targets import foreign
 from reprune.schema import STAGES, Claim, Record, Row
 
 BAR = 32                                # characters of the widest layer
@@ -64,12 +63,7 @@ def read(file: Path) -> Record:
 
 def row_of(record: Record, root: Path) -> Row | None:
     """None: not of a row, or the row is gone."""
-    errors: list[str] = []
-    file = root / "experiments" / f"{record.experiment}.yaml"
-    rows = read_all([file] * (record.experiment is not None and file.is_file()), read_row, root, errors)
-    if errors:
-        raise UserError(errors[0])
-    return rows[0] if rows else None
+    return next(iter(rows_of(root, [record.experiment] if record.experiment else [])), None)
 
 
 # ---------------------------------------------------------------- parts of the page
@@ -227,10 +221,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="where runs lie (outputs)")
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where published ones lie (results)")
     args = parser.parse_args(argv)
-    try:
-        file = find(args.run, args.output_dir, args.results_dir)
-        show(read(file), file, Path(os.environ.get("REPRUNE_ROOT", ".")), Console())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    file = find(args.run, args.output_dir, args.results_dir)
+    show(read(file), file, Path(os.environ.get("REPRUNE_ROOT", ".")), Console())
     return 0

@@ -15,11 +15,11 @@ import argparse
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reprune.errors import ended
 from reprune.files import write_text
 from reprune.results.figures import for_page
 from reprune.results.lines import COLUMNS, Line, collect
@@ -86,6 +86,4 @@ def main(argv: list[str], build: Build = tables) -> int:
             write_text(file, text)
         elif not file.is_file() or file.read_bytes() != text.encode():
             errors.append(f"results/{name_of} differs from what the records say: run make {name}")
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return ended(errors)

@@ -20,10 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from reprune import models
 from reprune.errors import UserError
 from reprune.results.rows import read_rows
-from reprune.runs.checks import check
+from reprune.runs.checks import check, hold
 from reprune.runs.compose import composing
 from reprune.runs.store import Store
-from reprune.runs.targets import hold
 from reprune.schema import Row
 from reprune.structure.cost import cost, latency
 from reprune.structure.groups import trace

@@ -25,12 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from reprune.errors import UserError, user_error
 from reprune.files import writable, write_json
-from reprune.results.rows import read_all, read_row
-from reprune.runs.checks import check
+from reprune.results.rows import row_ids, rows_of
+from reprune.runs.checks import check, hold
 from reprune.runs.compose import Composer, outside_of_jobs
 from reprune.runs.control import settle
 from reprune.runs.store import Store
-from reprune.runs.targets import hold
 
 SWEEP = "REPRUNE_SWEEP"                 # environment variable: the id of the sweep, for jobs in other processes
 
@@ -48,9 +47,7 @@ def expand(overrides: list[str], root: Path) -> list[str]:
 
 
 def rows(choice: str, root: Path) -> list[str]:
-    valid = sorted(p.relative_to(root / "experiments").with_suffix("").as_posix()
-                   for p in (root / "experiments").glob("*/*.yaml"))
-    chosen = []
+    valid, chosen = sorted(row_ids(root)), []
     for part in choice.split(","):
         pattern = re.fullmatch(r"glob\((.*)\)", part)
         found = [v for v in valid if fnmatch(v, pattern[1])] if pattern else [v for v in valid if v == part]
@@ -59,10 +56,7 @@ def rows(choice: str, root: Path) -> list[str]:
         elif not found:
             raise UserError(f"experiments={part} matches no row; the rows are: {', '.join(valid)}")
         else:                                                     # Hydra acts on a file before anyone else looks at it
-            errors: list[str] = []
-            read_all([root / f"experiments/{row}.yaml" for row in found], read_row, root, errors)
-            if errors:
-                raise UserError(errors[0])
+            rows_of(root, found)
         chosen += found
     return chosen
 

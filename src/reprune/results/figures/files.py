@@ -14,7 +14,6 @@ import hashlib
 import html
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from reprune.errors import ended
 from reprune.files import write_text
 from reprune.results.figures.numbers import NUMBERS, claims, read_lines
 from reprune.results.lines import Line
@@ -151,9 +151,7 @@ def main(argv: list[str] | None = None) -> int:
             write_text(file, figure.svg())
         else:
             file.unlink()
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return ended(errors)
 
 
 def out_of_date(figure: Figure | None, about: dict[str, Any] | None) -> str:
