@@ -84,6 +84,7 @@ def no_cycles() -> Iterator[None]:
         yield
     finally:
         if on:
+            gc.freeze()                                           # else the next look would go through all of it
             gc.enable()
 
 
