@@ -84,7 +84,8 @@ def no_cycles() -> Iterator[None]:
         yield
     finally:
         if on:
-            gc.freeze()                                           # else the next look would go through all of it
+            gc.freeze()                                           # and back: among the old, which are seldom looked
+            gc.unfreeze()                                         # through; else the next look would begin with all
             gc.enable()
 
 
