@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import reprune
-from reprune.errors import UserError
+from reprune.errors import UserError, ended
 
 app = typer.Typer(
     help=reprune.__doc__.split("\n")[0], no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -20,12 +20,6 @@ Outputs = Annotated[Path, typer.Option(help="where runs lie")]
 Results = Annotated[Path, typer.Option(help="where published records lie")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE] ...", help="of reprune run")]
 Multirun = Annotated[bool, typer.Option("-m", "--multirun", hidden=True)]               # as typed for the sweep
-
-
-def ended(errors: list[str]) -> int:
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
 
 
 @app.command(context_settings=PASS_ON)

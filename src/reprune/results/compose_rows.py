@@ -14,7 +14,6 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -22,8 +21,7 @@ from yaml import YAMLError
 from reprune.errors import UserError
 from reprune.files import write_json
 from reprune.results.rows import flat
-from reprune.runs import compose
-from reprune.runs.compose import composing
+from reprune.runs import store
 from reprune.runs.places import project
 
 Asked = tuple[str, str | None]          # row, control
@@ -38,7 +36,7 @@ def compose_rows(root: Path, asked: Iterable[Asked], errors: list[str]) -> dict[
         return {}                                                 # rows alone, without the program
     made_of = {what: digest([root / f"experiments/{row}.yaml"]) for what, (row, _) in asked.items()}
     everything = "-".join([digest(sorted((root / "conf").rglob("*.yaml"))), version("hydra-core"), version("omegaconf"),
-                           digest(sorted(Path(compose.__file__).parent.glob("*.py")))])
+                           digest(sorted(Path(store.__file__).parent.glob("*.py")))])
     known = read(kept, everything)
     if missing := [what for what in asked if known.get(what, {}).get("made_of") != made_of[what]]:
         for what in missing:
@@ -51,6 +49,10 @@ def compose_rows(root: Path, asked: Iterable[Asked], errors: list[str]) -> dict[
 
 
 def composed(root: Path, missing: list[str], errors: list[str]) -> Iterator[tuple[str, dict]]:
+    from hydra.errors import HydraException  # a fifth of a second: only where something is to be composed
+
+    from reprune.runs.compose import composing
+
     with composing(root) as composer:
         for what in missing:
             try:

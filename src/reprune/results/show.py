@@ -14,14 +14,13 @@ from rich.table import Table
 
 from reprune.errors import UserError
 from reprune.results.lines import averaged
-from reprune.results.records import read_record, run_of
+from reprune.results.records import Run, read_record
 from reprune.results.render.text import origin, points, stated
-from reprune.results.rows import departures, flat, read_all, read_row
+from reprune.results.rows import departures, flat, rows_of
 from reprune.results.verdict import verdict
 from reprune.runs.compose import composing
 from reprune.runs.fingerprint import changed, fingerprint
-from reprune.runs.places import row_files
-from reprune.runs.store import counted, key_of, plain
+from reprune.runs.store import key_of, plain
 from reprune.runs.targets import foreign
 from reprune.schema import STAGES, Claim, Record, Row
 
@@ -57,12 +56,7 @@ def read(file: Path) -> Record:
 
 def row_of(record: Record, root: Path) -> Row | None:
     """None: not of a row, or the row is gone."""
-    errors: list[str] = []
-    file = row_files(root).get(record.experiment or "")
-    rows = read_all([file], read_row, file.parents[2], errors) if file else []
-    if errors:
-        raise UserError(errors[0])
-    return rows[0] if rows else None
+    return next(iter(rows_of(root, [record.experiment] if record.experiment else [])), None)
 
 
 # ---------------------------------------------------------------- parts of the page
@@ -85,7 +79,7 @@ def about(record: Record, row: Row | None) -> list[str]:
         lines += [f"claim     {'; '.join(said)}", f"from      {escape(origin(claim))}"]
         lines += [f"note      {escape(note)}" for note in (claim.setting, claim.reconstruction) if note]
     config = flat(record.config)
-    line = averaged(row, [run_of(record, counted(record.config))], config)
+    line = averaged(row, [Run(record, "", {})], config)
     lines.append(f"this is   {SECTIONS[line.section]}")
     if line.section == "full":
         lines.append(f"verdict   {verdict(claim, 'full', line.values)}, of this run alone")

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from reprune.errors import UserError, user_error
 from reprune.files import writable, write_json
-from reprune.results.rows import bounded, read_all, read_row
+from reprune.results.rows import bounded, rows_of
 from reprune.runs.checks import check
 from reprune.runs.compose import Composer, outside_of_jobs
 from reprune.runs.content import one_look
@@ -62,11 +62,7 @@ def rows(choice: str, root: Path) -> list[str]:
             raise UserError(f"experiments={part} matches no row{meant(part, files)}; the rows are: "
                             f"{', '.join(sorted(files))}")
         else:                                                     # Hydra acts on a file before anyone else looks at it
-            errors: list[str] = []
-            for row in found:
-                read_all([files[row]], read_row, files[row].parents[2], errors)
-            if errors:
-                raise UserError(errors[0])
+            rows_of(root, found)
         chosen += found
     return chosen
 

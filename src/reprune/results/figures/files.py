@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import quote
 
 from reprune.files import write_text
-from reprune.results.figures.numbers import NUMBERS, Line, read_lines
+from reprune.results.figures.numbers import NUMBERS, claims, read_lines
+from reprune.results.lines import Line
 
 CAPTIONS = {                # kind -> caption; in the order of a page
     "accuracy": "Top-1 on the test set against the MACs kept: {what}. Filled: ours, mean and sample standard deviation "
@@ -83,8 +84,8 @@ def build(root: Path, errors: list[str]) -> Iterator[Figure]:
         every = kind == "accuracy"                                # of all papers and any size; else of one paper
         groups = defaultdict(list)
         for line in lines:
-            names = tuple(line.of[name] for name in ("paper", "dataset", "model")[every:])
-            if all(names) and (line.runs or (every and line.claims)):
+            names = tuple(line[name] for name in ("paper", "dataset", "model")[every:])
+            if all(names) and (line.runs or (every and claims(line))):
                 groups[names].append(line)
         for names, group in sorted(groups.items()):
             for number, part in enumerate(parts(group, len(group) if every else PANELS), 1):
@@ -92,14 +93,14 @@ def build(root: Path, errors: list[str]) -> Iterator[Figure]:
                     what = f"{names[-1]} on {names[-2]}" + f", {names[0]}" * (not every)
                     yield Figure(
                         "-".join([kind, *(quote(name, safe="") for name in names)]) + f"-{number}" * (number > 1),
-                        kind, what + f" ({number})" * (number > 1), sorted({line.of["paper"] for line in part}),
-                        sorted({run.key for line in part for run in line.runs}), data)
+                        kind, what + f" ({number})" * (number > 1), sorted({line.row.paper for line in part}),
+                        sorted({run.record.key for line in part for run in line.runs}), data)
 
 
 def parts(lines: list[Line], size: int) -> list[list[Line]]:
     """Up to `size` lines each; those of a row, controls too, stand together as far as they fit."""
     found: list[list[Line]] = [[]]
-    for _, row in groupby(lines, key=lambda line: line.of["row"]):
+    for _, row in groupby(lines, key=lambda line: line.row.id):
         own = list(row)
         if found[-1] and len(found[-1]) + len(own) > size:
             found.append([])
