@@ -5,7 +5,7 @@ CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults tables figures report bench campaign check clean
+.PHONY: help setup demo test faults tables figures report bench campaign docs check clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ demo: setup    ## train, prune and fine-tune a small ResNet on embedded data, in
 test: setup    ## the whole test suite (set DATA_DIR to a folder with CIFAR-10 to include it)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
 
-faults: setup    ## results/faults.md: sweeps killed at random must end as if nothing had happened (some ten minutes)
+faults: setup    ## results/faults.md: sweeps killed at random end as if nothing had happened, hostile files as one line
 	$(BIN)/python tests/faults.py --report results/faults.md
 
 tables: figures    ## results/*.md from experiments/ and results/runs/, with the figures that there are
@@ -44,9 +44,12 @@ MINUTES ?= 25
 campaign: setup    ## rows that have not run, in order of value, for MINUTES=25; WITH="--rows 'li2017/*' --at-once 2"
 	$(BIN)/python -m reprune campaign --minutes $(MINUTES) $(WITH)
 
+docs: setup     ## site/: the pages of docs/, with the API
+	$(BIN)/zensical build
+
 check: setup    ## style, and which way imports go
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache --no-logo
 
 clean:    ## everything that can be made again (downloaded data stays)
-	rm -rf .venv outputs build src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv outputs build site src/*.egg-info .pytest_cache .ruff_cache

@@ -1,4 +1,5 @@
-"""Kills a small sweep again and again, types its command again, and demands the records of one that was never killed.
+"""Kills a small sweep again and again, and takes its disk away, types its command again, and demands the records of one
+that nothing disturbed. Then has hostile files read.
 
     python tests/faults.py --help
 
@@ -9,19 +10,16 @@ are the real `python run.py`. Ends with status 1 and says where, if anything dif
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"                       # the same sums everywhere, and no threads before a fork
@@ -29,36 +27,15 @@ sys.dont_write_bytecode = True                            # not among the file o
 
 import torch  # noqa: E402
 from attempts import Attempt, Failure  # noqa: E402
+from fault_report import DISKS, KILLS, RACES, SIGNALS, Part, report  # noqa: E402
 from filelock import FileLock, Timeout  # noqa: E402
+from hostile import hostile  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from tabulate import tabulate  # noqa: E402
 from test_resume import result  # noqa: E402
 
 import reprune  # noqa: E402
 import reprune.pipeline  # noqa: E402
 from reprune.files import write_text  # noqa: E402
-
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-
-
-@dataclass
-class Part:
-    """What happened in one part of the drive."""
-
-    name: str
-    sweeps: int = 0
-    attempts: int = 0
-    kills: Counter = field(default_factory=Counter)               # (signal, moment) -> how many
-    records: int = 0                                              # compared, and identical
-    temporary: int = 0                                            # files in the system's temporary folder
-
-    def killed(self, what: signal.Signals, attempt: Attempt) -> None:
-        self.kills[what.name, attempt.moment()] += 1
-
-    def ended(self, whole: Whole, folder: Path, methods: list[str], attempts: int) -> None:
-        self.records += whole.demand(folder, methods)
-        self.sweeps, self.attempts = self.sweeps + 1, self.attempts + attempts
-        self.temporary += len(list((folder / "tmp").iterdir()))
 
 
 class Whole:
@@ -133,7 +110,7 @@ def killed_at_random(whole: Whole, folder: Path, part: Part, rng: random.Random,
             raise Failure(f"{attempt.log}: status {attempt.status} without being killed")
         if attempt.status == 0:
             break
-    part.ended(whole, folder, methods, number + 1)
+    part.ended(whole.demand(folder, methods), folder, number + 1)
 
 
 def killed_at_operations(whole: Whole, folder: Path, part: Part, most: int) -> None:
@@ -150,7 +127,7 @@ def killed_at_operations(whole: Whole, folder: Path, part: Part, most: int) -> N
             raise Failure(f"{attempt.log}: status {attempt.status}, was to be killed at operation {point} of {total}")
         part.killed(signal.SIGKILL, attempt)
         finish([Attempt(command, place)])
-        part.ended(whole, place, ["hgsr"], 2)
+        part.ended(whole.demand(place, ["hgsr"]), place, 2)
         shutil.rmtree(place)
 
 
@@ -170,7 +147,40 @@ def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool)
     said = [line for a in attempts for line in a.log.read_text().splitlines() if line.startswith("baseline: ")]
     if len(said) != 1 + kill or kill != any("going on where it was cut off" in line for line in said):
         raise Failure(f"{folder}: the baseline was to be trained once: {said}")
-    part.ended(whole, folder, sorted(set(methods)), len(attempts))
+    part.ended(whole.demand(folder, sorted(set(methods))), folder, len(attempts))
+
+
+def without_room(whole: Whole, folder: Path, part: Part, rng: random.Random, read_only: bool) -> None:
+    """A sweep on a small disk that fills up, or that takes nothing more from some time on; then there is room."""
+    methods, disk = rng.sample(whole.methods, 2), folder / "outputs"
+    disk.mkdir(parents=True)
+    mount(disk, "size=64m" if read_only else f"size={rng.randrange(100, 2500)}k")
+    try:
+        attempt = Attempt(whole.command(methods), folder)
+        if read_only and attempt.wait(rng.expovariate(1 / whole.seconds)) is None:
+            mount(disk, "remount", "ro")                          # fails while a file is open to be written
+        failed = bool(attempt.wait())
+        if failed and "Traceback" in attempt.log.read_text():
+            raise Failure(f"{attempt.log}: more than a line")
+        mount(disk, "remount", "rw", "size=64m")
+        finish([Attempt(whole.command(methods), folder)])
+        part.full += failed
+        part.ended(whole.demand(folder, methods), folder, 2)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def mountable(disk: Path) -> bool:
+    """Only root may, and not in every container."""
+    disk.mkdir()
+    if can := mount(disk, "size=64k"):
+        subprocess.run(["umount", disk], check=True)
+    return can
+
+
+def mount(disk: Path, *options: str) -> bool:
+    return not subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", disk],
+                              capture_output=True).returncode
 
 
 def drive(out: Path, args: argparse.Namespace) -> list[Part]:
@@ -178,9 +188,9 @@ def drive(out: Path, args: argparse.Namespace) -> list[Part]:
     rng = random.Random(args.seed)
     whole = Whole(out / "whole", args.methods, args.epochs)
     mean = whole.seconds / len(args.methods) / 2                  # of a sweep of two cells, a quarter
-    parts = [Part("killed at random, forked attempts"), Part("killed at random, `python run.py`"),
-             Part("killed at a file operation"), Part("at once, one baseline"), Part("at once, its trainer killed"),
-             Part("at once, the same run")]
+    parts = [Part("at random, forked attempts", KILLS), Part("at random, `python run.py`", KILLS),
+             Part("at a file operation", KILLS), Part("one baseline", RACES), Part("its trainer killed", RACES),
+             Part("the same run", RACES), Part("full", DISKS), Part("read-only", DISKS)]
 
     def todo() -> Iterator[Callable[[Path], None]]:
         while parts[0].kills.total() < args.kills:
@@ -195,40 +205,14 @@ def drive(out: Path, args: argparse.Namespace) -> list[Part]:
             yield lambda at: race(whole, at, parts[4], args.methods[:n], kill=True)
         for n in args.same:
             yield lambda at: race(whole, at, parts[5], ["l1"] * n, kill=False)
+        for n in range(args.disks if mountable(out / "disk") else 0):
+            yield lambda at: without_room(whole, at, parts[6 + n % 2], rng, read_only=bool(n % 2))
 
     for number, do in enumerate(todo()):
         do(out / str(number))
         print("; ".join(f"{p.name}: {p.attempts} attempts, {p.kills.total()} kills, {p.records} records identical"
                         for p in parts if p.sweeps), flush=True)
     return [p for p in parts if p.sweeps]
-
-
-def report(parts: list[Part], seconds: float, seed: int) -> str:
-    kills = sum((p.kills for p in parts), Counter())
-    moments = ["start-up", "baseline", "sparse", "recover", "between runs"]
-    names = [s.name for s in SIGNALS]
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "pytorch-lightning", "hydra-core"))
-    by_part = [[p.name, p.sweeps, p.attempts, *(sum(n for (s, _), n in p.kills.items() if s == name) for name in names),
-                p.records, p.temporary] for p in parts]
-    columns = ["", "sweeps", "attempts", *names, "records, all identical", "left in /tmp"]
-    total = ["all", *(sum(row[i] for row in by_part) for i in range(1, len(by_part[0])))]
-    by_moment = [[moment, *(kills[name, moment] for name in names)] for moment in moments]
-    machine = f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}, {versions}"
-    return f"""# Faults
-
-Made by `make faults` in {seconds / 60:.0f} minutes, seed {seed}. {machine}.
-
-Small sweeps on the digits are killed, and their command is typed again until it ends. Then every record is compared
-with that of a sweep that was never disturbed (all but times, memory and versions), and every net bit for bit; no file
-may be half-written or left over, and no lock held. The first difference ends the drive with an error, so every record
-counted here was identical.
-
-{tabulate([*by_part, total], columns, tablefmt="github")}
-
-What the attempts were at when they were killed:
-
-{tabulate(by_moment, ["", *names], tablefmt="github")}
-"""
 
 
 def main() -> int:
@@ -241,6 +225,8 @@ def main() -> int:
     parser.add_argument("--together", **several, help="processes at once that need one baseline")
     parser.add_argument("--trainer-killed", **several, help="the same, and the one that trains it is killed")
     parser.add_argument("--same", **several, help="processes at once with the same run")
+    parser.add_argument("--disks", type=int, default=8, help="disks that fill up or become read-only, if root types it")
+    parser.add_argument("--hostile", type=int, default=6, help="random, cut and changed ones of each kind; 0: none")
     parser.add_argument("--methods", nargs="*", default=["hgsr", "l1", "random", "sfp"], help="at least two, with hgsr")
     parser.add_argument("--epochs", type=int, default=4, help="of every stage")
     parser.add_argument("--seed", type=int, default=0)
@@ -248,13 +234,14 @@ def main() -> int:
     args = parser.parse_args()
     out, start = Path(tempfile.mkdtemp(prefix="reprune-faults-")), time.monotonic()
     try:
+        counts = hostile(out / "hostile", args.seed, args.hostile) if args.hostile else []
         parts = drive(out, args)
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     shutil.rmtree(out)
     if args.report:
-        write_text(args.report, report(parts, time.monotonic() - start, args.seed))
+        write_text(args.report, report(parts, counts, time.monotonic() - start, args))
     return 0
 
 

@@ -19,6 +19,10 @@ EXACT = 1e-10           # error allowed, as a fraction of the change that a smal
 
 OURS = {
     **{f"cifar-resnet{d}": partial(models.resnet, d) for d in (8, 20, 56)},
+    "cifar-resnet8b": partial(models.resnet_b, 8), "cifar-preresnet20": partial(models.preresnet, 20),
+    "cifar-densenet13": partial(models.densenet, 13), "cifar-googlenet": models.googlenet,
+    "cifar-mobilenet_v1": models.mobilenet_v1, "cifar-mobilenet_v2": models.mobilenet_v2,
+    "cifar-vgg13": partial(models.vgg, 13, bn_last=True), "lenet5": partial(models.lenet5, in_channels=3),
     "cifar-vgg16": partial(models.vgg, 16),
     "cifar-vgg16-512": partial(models.vgg, 16, hidden=512),
     "cifar-stem-resnet18": partial(models.resnet_cifar_stem, 18),

@@ -4,7 +4,7 @@ import copy
 import json
 import re
 
-from reprune.results.tables import main
+from reprune.__main__ import main
 from reprune.runs.store import key_of
 
 FULL, SHORT, CHANGED, OWN = "The paper's rows", "Short runs", "Changed runs", "Rows of our own"
@@ -65,7 +65,7 @@ def claim(root, stated, row="A", place="source: Table 1, provenance: paper"):
 
 
 def tables(root, rc=0):
-    assert main(["--root", str(root)]) == rc
+    assert main(["tables", "--root", str(root)]) == rc
     return (root / "results" / "some2020.md").read_text()
 
 

@@ -85,7 +85,8 @@ def test_a_budget_is_met_and_one_filter_fewer_would_not_meet_it(net, unit, sprea
 
 @pytest.mark.parametrize("net", ["vgg", "resnet"])
 @pytest.mark.parametrize("floor", [{"min_filters": 5}, {"min_keep": 0.3}, {"min_filters": 9, "min_keep": 0.5}])
-@pytest.mark.parametrize("allocation", [functools.partial(Uniform, rate=0.95), functools.partial(Global, rate=0.95)])
+@pytest.mark.parametrize("allocation", [functools.partial(Uniform, rate=0.95),
+                                        functools.partial(Global, rate=0.95, min_keep=0)])
 def test_no_group_shrinks_below_its_floor(net, floor, allocation):
     look = probe(net)
     plan = allocation(**floor)(random_scores(look), look)
@@ -266,3 +267,12 @@ def test_what_this_net_cannot_give_is_refused_in_one_line(allocation, words):
     with pytest.raises(UserError) as caught:
         allocation(random_scores(look), look)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_global_ranking_leaves_a_tenth_of_every_group_unless_told_otherwise():
+    look = probe("vgg")
+    scores, weak = random_scores(look), look.groups[3].name
+    scores[weak] = 1e-6 * scores[weak]
+    kept = Global(rate=0.5)(scores, look)[weak]
+    assert kept.sum() == -(-len(kept) // 10)
+    assert Global(rate=0.5, min_keep=0)(scores, look)[weak].sum() == 1

@@ -8,7 +8,7 @@ import command
 import pytest
 import torch
 
-from reprune.errors import user_error
+from reprune.errors import UserError, user_error
 from reprune.models import build
 from reprune.pipeline import run
 
@@ -90,9 +90,20 @@ def test_a_sparse_method_with_a_recipe_that_has_no_sparse_part(configure):
             "li2017", "sparse")
 
 
-def test_slimming_needs_batch_norm(configure):
-    refused(configure("method=slimming", "method.penalties=null", "model=narrow_alexnet", "dataset.size=32"),
-            "batch norm")
+@pytest.mark.parametrize("method", [["slimming"], ["slimming", "method.penalties=null"], ["bn_tells"]])
+def test_a_net_without_batch_norm_is_refused_before_anything_trains(method, configure, monkeypatch):
+    """And so is one whose baseline is there already, where the method trains it further."""
+    refused(configure("method=" + method[0], *method[1:], "model=narrow_alexnet", "dataset.size=32",
+                      "recipe.baseline.optimizer.lr=1e18"), "batch norm")
+    trained = run(configure("method=l1", "model=narrow_alexnet", "dataset.size=32"))
+    monkeypatch.setattr("reprune.pipeline.fit", lambda *_, **__: pytest.fail("something trains"))
+    assert trained["epochs"]["baseline"]
+    with pytest.raises(UserError, match="batch norm"):
+        run(configure("method=" + method[0], *method[1:], "model=narrow_alexnet", "dataset.size=32"))
+
+
+def test_apoz_needs_held_out_images_before_anything_trains(configure):
+    refused(configure("method=apoz", "dataset.val_size=0", "recipe.baseline.optimizer.lr=1e18"), "dataset.val_size")
 
 
 def test_negative_epochs(configure):
@@ -105,8 +116,28 @@ def test_negative_epochs(configure):
     ("control=nope", ["random", "l1", "scratch"]),
     ("control=random", ["error: control=random", "experiments="]),
     ("method.allocation.rate=2", ["error: allocation.rate"]),
+    ("method=slimmin", ["did you mean 'slimming'?"]),
+    ("metod=l1", ["did you mean 'method'?"]),
+    ("method.allocation.rte=0.5", ["did you mean 'method.allocation.rate'?"]),
+    ("lr=0.1", ["did you mean 'recipe.baseline.optimizer.lr' or"]),
+    ("method/alloc=macs", ["did you mean 'method/allocation'?"]),
+    ("seed=[1", ["[1"]),
+    ("recipe.baseline.optimizer.lr=fast", ["recipe.baseline", "'str'"]),
+    ("recipe.baseline.epochs=1.5", ["recipe.baseline.epochs", "1.5", "whole number"]),
+    ("recipe.batch_size=0", ["recipe.batch_size", "from 1 up"]),
+    pytest.param("trainer=gpu", ["trainer.accelerator=gpu", "no GPU"],
+                 marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
+    ("method.criterion._target_=nowhere.Net", ["nowhere.Net", "method.criterion", "No module named 'nowhere'"]),
 ])
 def test_the_command_exits_non_zero_with_the_valid_choices(argument, words, tmp_path):
     done = command.run(argument, f"output_dir={tmp_path}", cwd=tmp_path)
-    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.returncode != 0 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
+    assert "epoch" not in done.stdout and not list(tmp_path.rglob("*.ckpt"))      # nothing has trained
+
+
+def test_a_sweep_shows_the_configs_of_its_cells_and_runs_nothing(tmp_path):
+    done = command.run("-m", "method=l1,random", "seed=3", "--cfg", "job", cwd=tmp_path)
+    first, second = done.stdout.split("\n---\n")
+    assert done.returncode == 0 and first.startswith("# method=l1 seed=3\n") and "name: random" in second, done.stderr
+    assert "seed: 3" in first and not list(tmp_path.iterdir())

@@ -102,3 +102,11 @@ def test_cut_off_anywhere_it_ends_as_one_that_was_not(configure, monkeypatch, tm
         assert result(run(configure(*options, f"output_dir={tmp_path}/{calls}"))) == result(whole), calls
         again = load_file(tmp_path / str(calls) / whole["key"] / "net.safetensors")
         assert all(torch.equal(again[name], weights[name]) for name in weights | again), calls
+
+
+@pytest.mark.parametrize("trainer", ["auto", "cpu_bf16"])
+def test_the_rows_that_compare_precisions_differ_in_nothing_else_whatever_the_trainer(trainer, configure):
+    rows = [Store(configure(f"experiments=precision/resnet20-{name}", f"trainer={trainer}", tiny=False)).config
+            for name in ("fp32", "bf16")]
+    assert [row["trainer"].pop("precision") for row in rows] == ["32-true", "bf16-mixed"]
+    assert rows[0] == rows[1]

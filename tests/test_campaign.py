@@ -25,8 +25,10 @@ from reprune.errors import UserError
 from reprune.files import write_tar
 from reprune.pipeline import run
 from reprune.runs.measure import environment
-from reprune.sweeps.campaign import Job, Throughput, find, order
-from reprune.sweeps.campaign_runs import Campaign, arguments, pack, packages
+from reprune.sweeps.bundle import pack, packages
+from reprune.sweeps.campaign import Job, find, order
+from reprune.sweeps.campaign_runs import Campaign, arguments
+from reprune.sweeps.throughput import Throughput
 
 ROW = """\
 # @package _global_
@@ -173,6 +175,45 @@ def test_time_is_what_runs_of_this_device_took(project):
     assert took(job) == pytest.approx(2 + 20 + 7)
 
 
+def processor(monkeypatch, bf16: bool, cores: int = 4) -> None:
+    """A CPU of so many cores, nothing said of threads."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bf16})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+@pytest.mark.parametrize(("given", "threads", "bf16", "shares"), [
+    ([], "", True, (4, 1)), ([], "", False, (4, 1)), (["trainer=auto"], "", True, (4, 1)),
+    (["trainer=auto"], "2", True, (2, 2)), (["trainer=auto", "--at-once", "2"], "", True, (2, 2)),
+    (["--at-once", "1"], "", True, (1, 1)), (["--at-once", "1"], "", False, (1, 4))])
+def test_on_a_cpu_a_run_per_core_is_the_default(given, threads, bf16, shares, project, one_thread, monkeypatch, capsys):
+    processor(monkeypatch, bf16)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    made = campaign(project, "--rows", "some2020/own", "--seeds", "0", *given)
+    assert (made.at_once, made.threads) == shares
+    said = "1 of 1 jobs in bfloat16 (trainer=cpu_bf16), which this processor has" in capsys.readouterr().out
+    assert said == (bf16 and "trainer=auto" not in given)
+
+
+def test_a_campaign_takes_bfloat16_where_the_processor_has_it_and_nobody_has_begun_in_float32(project, monkeypatch):
+    def precisions(*overrides):
+        jobs, _ = find(project, ["some2020/own", "some2020/A"], [0, 1], overrides, [])
+        return {job.name.split("/")[1]: job.store.config["trainer"]["precision"] for job in jobs}
+
+    names = ("A seed 0", "A seed 1", "own seed 0", "own seed 1")
+    plain = dict.fromkeys(names, "32-true")
+    processor(monkeypatch, bf16=False)
+    assert precisions() == plain
+    processor(monkeypatch, bf16=True)
+    assert precisions() == dict.fromkeys(names, "bf16-mixed")
+    assert precisions("trainer=auto") == precisions("trainer.precision=32-true") == plain
+    (job, *_), _ = find(project, ["some2020/own"], [1], ["trainer=auto"], [])
+    (job.store.folder / "stages").mkdir(parents=True)
+    (job.store.folder / "stages/sparse.ckpt").touch()
+    assert precisions() == {**plain, "A seed 0": "bf16-mixed", "A seed 1": "bf16-mixed"}     # the other seed as well
+
+
 def bare_machine(folder: Path) -> Path:
     """A Python that has torch, torchvision, what they need and what a bundle brings; nothing else. -> its executable"""
     venv.create(folder, symlinks=True)
@@ -207,7 +248,7 @@ def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_s
                           capture_output=True, text=True).stdout
     assert said.startswith("cd there && PYTHONPATH=") and said.endswith("-m reprune campaign --minutes 25\n")
 
-    there, same = tmp_path / "there", ["--seeds", "0", "--controls", "", *LONG]
+    there, same = tmp_path / "there", ["--at-once", "1", "--seeds", "0", "--controls", "", *LONG]
     command = said.replace("--minutes 25\n", "--minutes 99 --rows some2020/A,some2020/1-percent --out brought ")
     first = subprocess.Popen(["sh", "-c", command.replace("PYTHONPATH", "exec env PYTHONPATH") + shlex.join(same)],
                              cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -233,7 +274,7 @@ def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_s
     threading.Thread(target=end_early, daemon=True).start()
     assert again.run() == 0 and again.ended[0].state == "stopped"
     assert "goes on next time" in (said := capsys.readouterr().out)
-    assert "next     python -m reprune campaign --minutes 99 --rows some2020/A --seeds 0 --controls '' d" in said
+    assert "next     python -m reprune campaign --minutes 99 --rows some2020/A --at-once 1 --seeds 0 --con" in said
 
     last = campaign(project, "--rows", "some2020/A", "--out", "out", *same)
     assert last.run() == 0 and [job.state for job in last.jobs] == ["done"]

@@ -19,6 +19,15 @@ MODELS = {
     "stem": {"_target_": "reprune.models.resnet_cifar_stem", "depth": 18},
     "narrow": {"_target_": "reprune.models.narrow_alexnet"}, "narrow VGG": {"_target_": "reprune.models.narrow_vgg"},
     "narrow ResNet": {"_target_": "reprune.models.narrow_resnet", "depth": 18},
+    "option B": {"_target_": "reprune.models.resnet_b", "depth": 8},
+    "pre-activation": {"_target_": "reprune.models.preresnet", "depth": 20},
+    "DenseNet": {"_target_": "reprune.models.densenet", "depth": 13, "stem": 16},
+    "GoogLeNet": {"_target_": "reprune.models.googlenet"},
+    "MobileNet": {"_target_": "reprune.models.mobilenet_v1"},
+    "MobileNetV2": {"_target_": "reprune.models.mobilenet_v2"},
+    "VGG-13": {"_target_": "reprune.models.vgg", "depth": 13, "bn_last": True},
+    "LeNet-5": {"_target_": "reprune.models.lenet5", "in_channels": 3},
+    "LeNet-300-100": {"_target_": "reprune.models.lenet300", "in_channels": 3},
     "torchvision": {"_target_": "reprune.models.torchvision", "arch": "mobilenet_v3_small", "classes": 5},
 }
 
@@ -40,7 +49,9 @@ def pruned(model=RESNET, rounds=1, channels_last=False):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("name", "rounds"), [("option A", 0), ("option A", 1), ("option A", 3), ("VGG", 2),
                                               ("stem", 1), ("narrow", 2), ("narrow VGG", 1), ("narrow ResNet", 1),
-                                              ("torchvision", 2)])
+                                              ("option B", 1), ("pre-activation", 2), ("DenseNet", 2),
+                                              ("GoogLeNet", 1), ("MobileNet", 1), ("MobileNetV2", 1), ("VGG-13", 1),
+                                              ("LeNet-5", 2), ("LeNet-300-100", 2), ("torchvision", 2)])
 def test_a_net_comes_back_bit_equal(name, rounds, channels_last, tmp_path):
     """Outputs too, so also the memory layout: it decides which kernel runs. GraphModules (option A) and classes alike,
     and saving what was loaded gives the same file."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -39,6 +40,21 @@ def test_every_method_fills_its_sockets_with_every_allocation_and_rounds(method,
     for allocation, rounds in pairs:
         choices = [] if method == "baseline" else [f"method/allocation={allocation}", f"method/rounds={rounds}"]
         assert instantiate(configure(f"method={method}", *choices).method).name == method
+
+
+@pytest.mark.parametrize("repair", options("method/repair"))
+def test_every_repair_joins_any_method(repair, configure):
+    for choice in ("method=l1", "experiments=half/resnet20-ga"):
+        method = instantiate(configure(choice, f"+method/repair={repair}", tiny=False).method)
+        assert list(method.repair) == [repair]
+
+
+@pytest.mark.parametrize(("allocation", "option"), [
+    ("sensitivity", "spread=global"), ("sensitivity", "normalize=max"), ("sensitivity", "rate=0.3"),
+    ("greedy", "rate=0.3"), ("macs", "rate=0.3"), ("per_layer", "rate=0.3")])
+def test_an_option_that_an_allocation_does_not_read_is_refused(allocation, option, configure):
+    with pytest.raises(InstantiationException, match=option.split("=")[0]):
+        instantiate(configure("method=l1", f"method/allocation={allocation}", f"+method.allocation.{option}").method)
 
 
 @pytest.mark.parametrize("model", [m for m in options("model") if m != "torchvision"])
@@ -101,23 +117,3 @@ def test_null_is_no_row_and_no_control():
     given = ["experiments=null,li2017/vgg16-A", "control=null,random", "control=choice(null,l1)", "method=null"]
     none = ["experiments=[],li2017/vgg16-A", "control=[],random", "control=choice([],l1)", "method=null"]
     assert expand(given, ROOT) == none == expand(none, ROOT)
-
-
-def readme_commands() -> list[str]:
-    """The runs the README shows, a line each."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    found = [line for line in text.splitlines() if line.startswith("python run.py")]
-    return [" ".join(shlex.quote(word) for word in shlex.split(line, comments=True)[2:])
-            for line in (re.sub(r",\s+(?=\w+,|\w+$)", ",", line) for line in found)]
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_every_run_the_readme_shows_composes(command, configure):
-    words = [word for word in shlex.split(command) if word not in ("-m", "--cfg", "job") and "glob(" not in word]
-    words = expand(words, ROOT)
-    words = [re.sub(r"(?:tag\(log,)?interval\((.*?),.*", r"\1", word) for word in words]   # of a search: its low end
-    for overrides in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]:
-        cfg = configure(*overrides, tiny=False)
-        cfg.model.weights = None                                  # a file of the reader's
-        OmegaConf.to_container(cfg, resolve=True)
-        assert instantiate(cfg.method).name == cfg.method.name

@@ -14,8 +14,8 @@ from conftest import EPOCHS, ROOT, TINY
 from hydra import compose, initialize_config_dir
 from test_loggers import history, online  # noqa: F401
 
+from reprune.__main__ import main
 from reprune.pipeline import run
-from reprune.results.dashboard import main
 
 CLAIM = "claim={baseline: 93.04, pruned: 93.06, params_drop: 13.7, macs_ratio: 2, source: Table 1, provenance: paper}"
 OLD = ["6435f02b126979cd", "3711d0f3c9c46dab"]          # records from before there were curves in them
@@ -41,7 +41,7 @@ def walk(node):
 def specs(*given):
     """What --dry-run prints."""
     with redirect_stdout(io.StringIO()) as text:
-        assert main(["--dry-run", "--project", "mine", *given]) == 0
+        assert main(["dashboard", "--dry-run", "--project", "mine", *given]) == 0
     return json.loads(text.getvalue())
 
 
@@ -123,7 +123,7 @@ def test_records_are_written_as_the_runs_they_were(live, offline, root, tmp_path
     (records / f"{record['key']}.json").write_text(json.dumps({**record, "experiment": "half/resnet20-l1"}))
     given = ["--from-records", "--results-dir", str(tmp_path / "results"), "--output-dir", str(tmp_path / "W B")]
     for _ in range(2):                                            # again: the same folders, not more
-        assert main(given) == 0
+        assert main(["dashboard", *given]) == 0
         assert f"wandb sync '{tmp_path / 'W B' / 'wandb'}'/offline-run-*" in capsys.readouterr().out
     folders = {f.name.split("-")[3]: f for f in (tmp_path / "W B" / "wandb").glob("offline-run-*")}
     assert sorted(folders) == sorted([*OLD, record["key"]])
@@ -189,7 +189,7 @@ def test_online_records_arrive_once_and_the_dashboard_is_saved_as_the_dry_run_sh
     for again in range(3):
         if again == 2:
             del views[next(key for key, view in views.items() if view["kind"] == "UpsertView2")]       # a workspace
-        assert main(["--project", "mine", "--from-records", "--results-dir", str(tmp_path / "results"),
+        assert main(["dashboard", "--project", "mine", "--from-records", "--results-dir", str(tmp_path / "results"),
                      "--output-dir", str(tmp_path / "out")]) == 0
         said = capsys.readouterr().out
         told.append([line.split()[1] for line in said.splitlines()[-2:]])
@@ -218,10 +218,11 @@ def test_what_cannot_be_done_is_one_line(offline, monkeypatch, tmp_path, capsys)
         with monkeypatch.context() as patch:
             if mode:
                 patch.setenv("WANDB_MODE", mode)
-            assert main(given) == 1
+            assert main(["dashboard", *given]) == 1
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and told in err
     (tmp_path / "runs" / "a.json").write_text("{}")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert main(["--from-records", "--results-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")]) == 1
+    given = ["--from-records", "--results-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")]
+    assert main(["dashboard", *given]) == 1
     assert "error: runs/a.json: schema: field required" in capsys.readouterr().err

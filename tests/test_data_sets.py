@@ -15,7 +15,7 @@ from torchvision import transforms as T
 from torchvision.datasets import utils as tv_utils
 
 from reprune.data import cifar10, digits, fashion_mnist, svhn
-from reprune.data.normalize import IMAGENET, Normalize
+from reprune.data.normalize import IMAGENET, Normalize, constants
 from reprune.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf" / "dataset"
@@ -59,6 +59,12 @@ def test_a_centroid_classifier_reads_the_digits():
     assert (torch.cdist(x.flatten(1), means).argmin(1) == y).float().mean() > 0.85
 
 
+def test_half_makes_pixels_of_minus_one_to_one():
+    data = digits(**{**DIGITS, "normalize": "half"})
+    assert (data.mean, data.std) == ((0.5,), (0.5,))
+    assert constants("cifar10", "half", 3, None) == ((0.5,) * 3, (0.5,) * 3)
+
+
 def test_imagenet_constants():
     assert (digits(**{**DIGITS, "normalize": "imagenet"}).mean) == (0.449,)  # one channel: mean over the three
     assert Normalize(*IMAGENET, 4, "cpu")(torch.zeros(2, 4, 4, 3, dtype=torch.uint8)).shape == (2, 3, 4, 4)
@@ -100,7 +106,7 @@ def test_fashion_mnist_reads_idx_files_and_adds_a_border(tmp_path):
 # ---- bad input: one clear line each
 
 @pytest.mark.parametrize("knobs, message", [
-    ({"normalize": "mine"}, "normalize is 'mine'; use own or imagenet"),
+    ({"normalize": "mine"}, "normalize is 'mine'; use own, imagenet or half"),
     ({"val_size": -1}, "val_size is -1"),
     ({"val_size": 1438}, "0 to 1436 can be held out"),
     ({"val_size": 0.1}, "val_size is 0.1"),

@@ -4,12 +4,14 @@ import json
 
 import command
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import EPOCHS, TINY
 from hydra.utils import instantiate
 from torch import nn
 
 from reprune.errors import UserError
+from reprune.runs.measure import environment, threads
 from reprune.training.callbacks import TestCurve
 from reprune.training.classifier import fit
 
@@ -38,6 +40,32 @@ def test_two_processes_reach_the_weights_of_one(configure, tmp_path):
         moved = (weight - start[name]).norm()
         assert (two.state_dict()[name] - weight).norm() < 1e-4 * moved, name
     assert len(also) == 3 and also == curve
+
+
+class Counted(pl.Callback):
+    """The threads of the processes that train."""
+
+    def __init__(self):
+        self.threads = None
+
+    def on_train_start(self, trainer, module):
+        self.threads = torch.get_num_threads()
+
+    def state_dict(self):
+        return {"threads": self.threads}
+
+    def load_state_dict(self, state):
+        self.threads = state["threads"]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_processes_that_train_together_have_the_threads_that_the_record_names(number, configure, tmp_path):
+    cfg, counted = configure("trainer=ddp"), Counted()
+    with threads(number):
+        fit(net(), instantiate(cfg.dataset), cfg, "baseline", "baseline", callbacks=[counted],
+            unfinished=tmp_path / "two.ckpt")
+        assert environment("cpu", 2)["threads"] == number
+    assert counted.threads == number
 
 
 def test_a_sweep_whose_runs_train_on_two_devices(tmp_path):

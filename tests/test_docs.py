@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import run
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
@@ -46,13 +47,13 @@ def snippets(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/add-a-method.md"], ids=lambda page: page.name)
-def test_the_method_that_is_shown_runs_as_it_is_printed(page, in_subprocess, tmp_path):
+def test_the_method_that_is_shown_runs_as_it_is_printed(page, tmp_path):
     (tmp_path / "mine.py").write_text(next(s for s in snippets(page, "python") if "Criterion" in s))
     (tmp_path / "conf/method").mkdir(parents=True)
     (tmp_path / "conf/method/mine.yaml").write_text(snippets(page, "yaml")[0])
-    done = in_subprocess(["-m", "reprune", "run", "method=mine", "model=resnet8", "dataset.limit=64", "logger=none",
-                          "recipe.baseline.epochs=1", "recipe.recover.epochs=1"], cwd=tmp_path)
-    assert "mine on resnet8" in done
+    done = run("method=mine", "model=resnet8", "dataset.limit=64", "logger=none", "recipe.baseline.epochs=1",
+               "recipe.recover.epochs=1", cwd=tmp_path)
+    assert done.returncode == 0 and "mine on resnet8" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/own-net.md"], ids=lambda page: page.name)

@@ -6,9 +6,8 @@ from conftest import ROOT
 from matplotlib.text import Text
 
 from reprune.results.figures import drawing
-from reprune.results.figures.drawing import accuracy, apart, curves, limits
+from reprune.results.figures.drawing import STYLES, accuracy, apart, curves, limits, style
 from reprune.results.figures.files import build
-from reprune.results.styles import STYLES, style
 
 
 def run(label="a", series="l1", **stages):

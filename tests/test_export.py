@@ -12,6 +12,7 @@ from nets import lively, quiet_trace, random_plan
 
 import reprune
 from reprune import models
+from reprune.__main__ import main
 from reprune.models import export
 
 NETS = {
@@ -58,7 +59,7 @@ def test_onnx_gives_the_outputs_of_the_pruned_net_for_any_batch_size(name, check
 
 def test_the_command_writes_onnx_and_measures_it_beside_the_unpruned_net(checkpoint, tmp_path, capsys):
     file, x = checkpoint("option A")
-    assert export.main([str(file), "--onnx", str(tmp_path / "net.onnx"), "--batch", "3"]) == 0
+    assert main(["export", str(file), "--onnx", str(tmp_path / "net.onnx"), "--batch", "3"]) == 0
     same_outputs(reprune.load(file), export.session((tmp_path / "net.onnx").read_bytes()), x)
     out = capsys.readouterr().out
     before, after, ratio = map(float, re.search(r"unpruned ([\d.]+) ms, pruned ([\d.]+) ms, ([\d.]+)x", out).groups())
@@ -70,7 +71,7 @@ def test_torchscript_gives_the_outputs_of_the_pruned_net_without_a_warning(name,
     file, x = checkpoint(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert export.main([str(file), "--torchscript", str(tmp_path / "net.ts"), "--batch", "3"]) == 0
+        assert main(["export", str(file), "--torchscript", str(tmp_path / "net.ts"), "--batch", "3"]) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                           # here it is the reader that names its successor
         script, net = torch.jit.load(tmp_path / "net.ts"), reprune.load(file)
@@ -80,7 +81,7 @@ def test_torchscript_gives_the_outputs_of_the_pruned_net_without_a_warning(name,
 @pytest.mark.parametrize("name", ["option A", "concat"])
 def test_the_state_dict_loads_without_pickled_code_and_fits(name, checkpoint, tmp_path):
     file, x = checkpoint(name)
-    assert export.main([str(file), "--state-dict", str(tmp_path / "net.pt")]) == 0
+    assert main(["export", str(file), "--state-dict", str(tmp_path / "net.pt")]) == 0
     state, net = torch.load(tmp_path / "net.pt", weights_only=True), reprune.load(file)
     again = reprune.load(file).requires_grad_(False)
     for tensor in again.state_dict().values():
@@ -109,7 +110,7 @@ def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(form, chec
     (tmp_path / "taken").mkdir()
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "taken", tmp_path / "file" / "net", file):
-        assert export.main([str(file), f"--{form}", str(path), "--batch", "2"]) == 1
+        assert main(["export", str(file), f"--{form}", str(path), "--batch", "2"]) == 1
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and str(path) in err
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "taken"] and not any((tmp_path / "taken").iterdir())
@@ -123,10 +124,10 @@ def test_a_missing_checkpoint_and_a_missing_runtime_are_one_line(checkpoint, tmp
     monkeypatch.setitem(sys.modules, "onnxruntime", None)         # as where it is not installed
     for given, told in ((tmp_path / "none", "no checkpoint at"), (pickled, "refused"),
                         (file, "onnxruntime, which is not installed: pip install -e '.[export]'")):
-        assert export.main([str(given), "--onnx", str(tmp_path / "net.onnx")]) == 1
+        assert main(["export", str(given), "--onnx", str(tmp_path / "net.onnx")]) == 1
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and told in err
-    assert export.main([str(file), "--onnx", str(tmp_path / "net.onnx"), "--batch", "0"]) == 1
+    assert main(["export", str(file), "--onnx", str(tmp_path / "net.onnx"), "--batch", "0"]) == 1
     assert not (tmp_path / "net.onnx").exists()
 
 
@@ -135,5 +136,5 @@ def test_outputs_that_differ_are_not_written(checkpoint, tmp_path, capsys, monke
     file, _ = checkpoint("option A")
     right, other = export.torchscript, models.build(NETS["option A"]).eval()
     monkeypatch.setattr(export, "torchscript", lambda net, example: right(other, example))
-    assert export.main([str(file), "--torchscript", str(tmp_path / "net.ts"), "--batch", "2"]) == 1
+    assert main(["export", str(file), "--torchscript", str(tmp_path / "net.ts"), "--batch", "2"]) == 1
     assert "nothing was written" in capsys.readouterr().err and not list(tmp_path.iterdir())

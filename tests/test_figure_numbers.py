@@ -6,10 +6,10 @@ from statistics import mean, stdev
 import pytest
 from test_figures import DIGITS, FEW, REPOSITORY, data, project, records, small, write  # noqa: F401
 
+from reprune.__main__ import main
 from reprune.pipeline import run
-from reprune.results.figures import files, numbers
-from reprune.results.figures.files import build, main
-from reprune.results.lines import summary
+from reprune.results.figures import files
+from reprune.results.figures.files import build
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def root(tmp_path):
 
 
 def test_committed_figures_are_what_the_committed_records_say(capsys):
-    assert main(["--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err
+    assert main(["figures", "--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err
 
 
 def test_points_are_the_means_of_the_records_and_what_papers_print():
@@ -102,19 +102,14 @@ def test_held_out_images_that_given_weights_may_know_are_told_of(small, configur
 # ---------------------------------------------------------------- controls
 
 @pytest.fixture
-def controlled(root, monkeypatch):
-    """resnet56-l1 and -l1std as two settings of a control of resnet56-A, as the lines of the tables name it."""
-    def of(entry):
-        if not entry["row"].startswith("half/resnet56-l1") or not entry["keys"]:
-            return {**entry, "control": None}
-        claim = {name: row[name] for name in row if name.startswith("claim_")}
-        return {**entry, **claim, "row": row["row"], "paper": "li2017", "control": "random", "method": "random",
-                "setting": f"a.b={len(entry['row'])}"}
-
-    entries = summary(root, [])
-    (row,) = [entry for entry in entries if entry["row"] == "li2017/resnet56-A"]
-    entries = sorted(map(of, entries), key=lambda entry: (entry["row"], entry["control"] or ""))
-    monkeypatch.setattr(numbers, "summary", lambda *_: entries)
+def controlled(root):
+    """The records of half/resnet56-l1 and -l1std become two settings of a control of li2017/resnet56-A."""
+    (record,), (other,) = (records(root)[f"half/resnet56-{name}"] for name in ("l1", "l1std"))
+    for key in (record["key"], other["key"]):
+        (root / f"results/runs/{key}.json").unlink()
+    for lr in (0.16, 0.19):
+        record["config"]["recipe"]["recover"]["optimizer"]["lr"] = lr
+        write(root, {**record, "experiment": "li2017/resnet56-A", "control": "random", "method": "random"})
     return root
 
 
@@ -124,7 +119,8 @@ def test_controls_are_told_from_the_row_and_stand_beside_it(controlled):
     assert [p["label"] for p in shown if not p["ours"]] == ["l1: li2017 as printed"] * 2
     assert {p["label"].split(":")[0] for p in shown} == {"l1", "random (control)"}
     titles = [panel["title"] for panel in data(controlled, "widths-li2017-cifar10-resnet56")["panels"]]
-    assert titles == [f"resnet56-{end}" for end in ("A", "A, random control (b=16)", "A, random control (b=19)", "B")]
+    ends = ("A", "A, random control (lr=0.16)", "A, random control (lr=0.19)", "B")
+    assert titles == [f"resnet56-{end}" for end in ends]
 
 
 def test_a_row_and_its_controls_are_not_torn_apart(controlled, monkeypatch):

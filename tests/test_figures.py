@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reprune.results import tables
+from reprune.__main__ import main
 from reprune.results.figures import drawing
-from reprune.results.figures.files import build, for_page, main, told
+from reprune.results.figures.files import build, for_page, told
 from reprune.runs.store import key_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def drawn(root: Path) -> dict[str, str]:
 
 
 def test_a_figure_is_the_same_bytes_whatever_the_user_has_set(small, tmp_path_factory):
-    assert main(["--root", str(small)]) == 0
+    assert main(["figures", "--root", str(small)]) == 0
     first, rc = drawn(small), tmp_path_factory.mktemp("rc") / "matplotlibrc"
     rc.write_text("font.size: 20\nsvg.fonttype: none\nlines.linewidth: 9\n")
     shutil.rmtree(small / "results/figures")
@@ -70,18 +70,18 @@ def test_a_figure_is_the_same_bytes_whatever_the_user_has_set(small, tmp_path_fa
 
 
 def test_without_a_record_figures_change_or_go(small, capsys):
-    assert main(["--root", str(small)]) == 0 and main(["--root", str(small), "--check"]) == 0
+    assert main(["figures", "--root", str(small)]) == 0 and main(["figures", "--root", str(small), "--check"]) == 0
     before = drawn(small)
     (small / "results/figures/by-hand.svg").write_text("<svg/>")
     gone = [record["key"] for name, runs in records(small).items() if name.startswith("li2017/") for record in runs]
     for key in gone:
         (small / f"results/runs/{key}.json").unlink()
-    assert main(["--root", str(small), "--check"]) == 1
+    assert main(["figures", "--root", str(small), "--check"]) == 1
     error = capsys.readouterr().err
     assert "results/figures/widths-li2017-cifar10-resnet56.svg shows what no record holds: run make figures" in error
     assert "results/figures/accuracy-cifar10-resnet56.svg was drawn from other numbers" in error
     assert "widths-half" not in error
-    assert main(["--root", str(small)]) == 0 and main(["--root", str(small), "--check"]) == 0
+    assert main(["figures", "--root", str(small)]) == 0 and main(["figures", "--root", str(small), "--check"]) == 0
     after = drawn(small)
     assert before.keys() - after.keys() == {"widths-li2017-cifar10-resnet56"}
     assert after["by-hand"] == "<svg/>"
@@ -92,19 +92,19 @@ def test_without_a_record_figures_change_or_go(small, capsys):
 def test_the_check_sees_edits_and_forgives_another_matplotlib(small, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(drawing.RC, "axes.linewidth", 0.7)        # letters and lines lie elsewhere, the numbers do not
-        main(["--root", str(small)])
+        main(["figures", "--root", str(small)])
     other = drawn(small)
-    assert main(["--root", str(small), "--check"]) == 0
-    main(["--root", str(small)])
+    assert main(["figures", "--root", str(small), "--check"]) == 0
+    main(["figures", "--root", str(small)])
     assert drawn(small) != other and drawn(small).keys() == other.keys()
     file = small / "results/figures/accuracy-cifar10-resnet56.svg"
     file.write_text(re.sub(r"(?<=d=\"M )\d", "9", file.read_text()))
-    assert main(["--root", str(small), "--check"]) == 1
+    assert main(["figures", "--root", str(small), "--check"]) == 1
     assert "accuracy-cifar10-resnet56.svg was changed after it was drawn" in capsys.readouterr().err
     file.write_text(file.read_text()[:-100])
-    assert main(["--root", str(small), "--check"]) == 1 and main(["--root", str(small)]) == 0
+    assert main(["figures", "--root", str(small), "--check"]) == 1 and main(["figures", "--root", str(small)]) == 0
     file.unlink()
-    assert main(["--root", str(small), "--check"]) == 1 and "is missing" in capsys.readouterr().err
+    assert main(["figures", "--root", str(small), "--check"]) == 1 and "is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "value"), [
@@ -123,7 +123,7 @@ def test_a_record_with_a_field_that_cannot_be_drawn_is_named_and_the_rest_is_dra
 def test_a_file_that_is_no_record_stops_nothing(small, capsys):
     (record,) = records(small)["half/resnet56-l1"]
     (small / f"results/runs/{record['key']}.json").write_text("{")
-    assert main(["--root", str(small)]) == 1
+    assert main(["figures", "--root", str(small)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: results/runs/{record['key']}.json: ") and error.count("\n") == 1
     assert {"widths-half-cifar10-resnet56", "accuracy-cifar10-resnet56"} <= drawn(small).keys()
@@ -131,12 +131,12 @@ def test_a_file_that_is_no_record_stops_nothing(small, capsys):
 
 def test_nothing_to_show(tmp_path):
     (tmp_path / "experiments").mkdir()
-    main(["--root", str(tmp_path)])
+    main(["figures", "--root", str(tmp_path)])
     assert not drawn(tmp_path) and for_page(tmp_path, "half") == []
 
 
 def test_pages_find_their_figures_without_a_record(small, tmp_path_factory):
-    main(["--root", str(small)])
+    main(["figures", "--root", str(small)])
     bare = tmp_path_factory.mktemp("bare")
     shutil.copytree(small / "results/figures", bare / "results/figures")
     (bare / "results/figures/accuracy-damaged.svg").write_text("<svg")
@@ -152,21 +152,21 @@ def test_pages_find_their_figures_without_a_record(small, tmp_path_factory):
 
 
 def test_a_page_shows_its_figures_once_they_are_drawn(small):
-    assert tables.main(["--root", str(small)]) == 0
+    assert main(["tables", "--root", str(small)]) == 0
     assert "## Figures" not in (small / "results/li2017.md").read_text()
-    assert main(["--root", str(small)]) == 0 and tables.main(["--root", str(small)]) == 0
+    assert main(["figures", "--root", str(small)]) == 0 and main(["tables", "--root", str(small)]) == 0
     links = re.findall(r"!\[.+\]\((.+)\)", (small / "results/li2017.md").read_text())
     assert links == ["figures/accuracy-cifar10-resnet56.svg", "figures/widths-li2017-cifar10-resnet56.svg"]
     assert all((small / "results" / link).is_file() for link in links)
 
 
 def test_what_was_changed_by_hand_is_on_no_page(small):
-    main(["--root", str(small)])
+    main(["figures", "--root", str(small)])
     file = small / "results/figures/widths-half-cifar10-resnet56.svg"
     for text in (file.read_text().replace("#009e73", "#ff0000"), file.read_text()[:-100]):
         file.write_text(text)
         assert "figures/" + file.name not in dict(for_page(small, "half"))
-    main(["--root", str(small)])
+    main(["figures", "--root", str(small)])
     assert "figures/" + file.name in dict(for_page(small, "half"))
 
 

@@ -14,9 +14,10 @@ from reprune import models
 from reprune.models.fresh import reset
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
-OURS = ["resnet20", "vgg16", "narrow_alexnet", "narrow_vgg11", "narrow_resnet18", "resnet18"]
+OURS = ["resnet20", "vgg16", "narrow_alexnet", "narrow_vgg11", "narrow_resnet18", "resnet18", "resnet164", "densenet40",
+        "googlenet", "mobilenet_v2", "lenet5"]
 IN_ORDER = OURS[:4]                                         # layers draw in the order they stand in
-THEIRS = ["mobilenet_v2", "shufflenet_v2_x0_5", "vgg11_bn"]
+THEIRS = ["mobilenet_v3_small", "shufflenet_v2_x0_5", "vgg11_bn"]
 
 
 def built(name, seed=0):

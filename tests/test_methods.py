@@ -1,5 +1,7 @@
 """What every criterion must satisfy, whatever its formula."""
 
+import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,13 +10,19 @@ from hydra.utils import instantiate
 from torch import nn
 
 from reprune.errors import UserError
+from reprune.methods.bn_tells import STATS, BNTells
+from reprune.methods.l1 import FilterNorm
 from reprune.methods.loss_increase import LossIncrease
+from reprune.methods.slimming import Percentile
 from reprune.models import build
+from reprune.pipeline import allocate, run
+from reprune.pruning import Global
 from reprune.pruning.probe import Probe
 from reprune.structure.groups import trace
 from reprune.structure.surgery import remove, zero_filters
 
-METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga"]
+CONF = Path(__file__).resolve().parent.parent / "conf/method"
+METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - {"baseline"})
 
 
 def small_net() -> nn.Sequential:
@@ -30,7 +38,8 @@ def small_net() -> nn.Sequential:
 def look(net: nn.Module, example: torch.Tensor) -> Probe:
     """With eight random images, for criteria that look at some; of a contrast that wakes every filter."""
     x = 5 * torch.randn(8, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    data = SimpleNamespace(parts=SimpleNamespace(train=range(8)), plain=lambda *_: [(x, torch.zeros(8).long())])
+    data = SimpleNamespace(name="eight", parts=SimpleNamespace(train=range(8), val=range(8)),
+                           plain=lambda *_: [(x, torch.arange(8) % 4)], val=lambda *_: [(x, torch.arange(8) % 4)])
     return Probe(net, example, data)
 
 
@@ -62,6 +71,29 @@ def test_every_group_of_a_residual_net_gets_one_finite_score_per_filter(method, 
     assert set(scores) == {g.name for g in probe.groups}
     for group in probe.groups:
         assert scores[group.name].shape == (group.size,) and scores[group.name].isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_is_met_by_the_scores_of_every_method(method, configure):
+    chosen = instantiate(configure(f"method={method}", "method/allocation=macs", "method.allocation.macs=0.6",
+                                   "method.allocation.spread=global").method)
+    probe = look(build({"_target_": "reprune.models.resnet", "depth": 8}), torch.zeros(1, 3, 32, 32))
+    plan = allocate(chosen, probe)
+    assert probe.cost(plan).macs <= 0.6 * probe.original.cost.macs
+    assert all(mask.any() for mask in plan.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_score_does_not_change_the_net_nor_what_was_scored_before(method, configure):
+    probe = look(small_net(), torch.zeros(1, 3, 12, 12))
+    probe.net[1].train()
+    before = {name: tensor.clone() for name, tensor in probe.net.state_dict().items()}
+    score = criterion(method, configure)
+    first, second = score(probe.groups, probe), score(probe.groups, look(probe.net, torch.zeros(1, 3, 12, 12)))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(before[name], tensor) for name, tensor in probe.net.state_dict().items())
+    assert [m.training for m in probe.net.modules()] == [m is probe.net[1] for m in probe.net.modules()]
+    assert all(p.grad is None for p in probe.net.parameters())
 
 
 @pytest.mark.parametrize("method", [*(m for m in METHODS if m != "random"), "loss_increase"])
@@ -126,6 +158,82 @@ def test_l1_keeps_the_filters_with_the_larger_norm(configure):
     smaller = remove(net, method.allocation(method.criterion(probe.groups, probe), probe))
     norms = net[0].weight.detach().abs().sum((1, 2, 3))
     assert torch.equal(smaller[0].weight.detach(), net[0].weight.detach()[norms >= norms.sort().values[3]])
+
+
+def test_layer_by_layer_without_recovery_is_the_greedy_scoring_of_li2017(configure):
+    """Kernels on maps that are removed already do not count: literally, filter by filter."""
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    net[3].weight.data[0, 0] *= 20                                # of a map that goes first: filter 0 lives by it
+    plans = {}
+    for rounds in (["one_shot"], ["layer_by_layer", "method.rounds.epochs=0"]):
+        method = instantiate(configure("method=l1", "method/rounds=" + rounds[0], *rounds[1:]).method)
+        now, kept = copy.deepcopy(net), {"0": list(range(6)), "3": list(range(5))}
+        turns = list(method.rounds(lambda m=method: allocate(m, look(net, example))))
+        for turn in turns:
+            assert turn.last or turn.epochs == 0
+            plan = allocate(method, look(now, example), turn.counts)
+            kept |= {name: [i for i, keep in zip(kept[name], mask, strict=True) if keep] for name, mask in plan.items()}
+            now = remove(now, plan)
+        plans[rounds[0]] = kept
+    first = sorted(range(6), key=lambda j: sum(abs(v) for v in net[0].weight[j].flatten().tolist()))[3:]
+    for name, counted in (("one_shot", range(6)), ("layer_by_layer", first)):
+        norms = [sum(abs(v) for i in counted for v in net[3].weight[j, i].flatten().tolist()) for j in range(5)]
+        expected = {"0": sorted(first), "3": sorted(sorted(range(5), key=lambda j: norms[j])[2:])}
+        assert plans[name] == expected
+    assert plans["one_shot"] != plans["layer_by_layer"]           # the difference was visible
+
+
+def test_a_residual_stage_goes_by_the_filters_of_its_projection():
+    net = build({"_target_": "reprune.models.torchvision", "arch": "resnet18", "classes": 4})
+    probe = Probe(net, torch.zeros(1, 3, 32, 32))
+    scores = FilterNorm(coupled="projection")(probe.groups, probe)
+    assert torch.allclose(scores["layer3.0.conv2"], net.layer3[0].downsample[0].weight.abs().sum((1, 2, 3)))
+    assert torch.equal(scores["conv1"], FilterNorm()(probe.groups, probe)["conv1"])           # has no projection
+
+
+def test_bn_tells_is_the_distribution_of_what_a_relu_gives_out():
+    """Against the integral over the normal distribution, by a fine sum."""
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    net[1].weight.data[:2] = torch.tensor([0.0, -0.7])            # a constant, and a scale that is negative
+    net[1].bias.data[0] = 0.4
+    probe, u = Probe(net, example), torch.linspace(-8, 8, 100_001, dtype=torch.double)
+    p = (-u.square() / 2).exp() / (2 * torch.pi) ** 0.5 * (u[1] - u[0])
+    literal = {stat: [] for stat in STATS}
+    for gamma, beta in zip(net[1].weight.tolist(), net[1].bias.tolist(), strict=True):
+        y = (gamma * u + beta).clamp_min(0)
+        mean, square = float((y * p).sum()), float((y.square() * p).sum())
+        for stat, value in zip(STATS, (mean, square, max(0, square - mean ** 2) ** 0.5, float(((y > 0) * p).sum())),
+                               strict=True):
+            literal[stat].append(value)
+    for stat, expected in literal.items():
+        for normalise, scale in (("none", 1), ("mean", sum(expected) / 6), ("max", max(expected))):
+            scores = BNTells(stat, normalise=normalise)(probe.groups, probe)["0"]
+            assert scores.tolist() == pytest.approx([value / scale for value in expected], rel=1e-4, abs=2e-4)
+    weighted = BNTells(next_weights=True, normalise="none")(probe.groups, probe)["0"].tolist()
+    norms = [sum(abs(v) for v in net[3].weight[:, c].flatten().tolist()) for c in range(6)]
+    assert weighted == pytest.approx([m * n for m, n in zip(literal["mean"], norms, strict=True)], rel=1e-4)
+
+
+def test_a_percentile_is_of_all_scores_and_no_layer_makes_up_for_another():
+    net, example = small_net(), torch.zeros(1, 3, 12, 12)
+    probe = Probe(net, example)
+    scores = {"0": torch.tensor([.01, .02, .03, .04, .05, .9]), "3": torch.tensor([.2, .3, .4, .5, .6])}
+    plan = Percentile(rate=0.5)(scores, probe)                    # 5 of 11 lie below
+    assert plan["0"].tolist() == [False] * 5 + [True] and plan["3"].all()
+    plan = Percentile(rate=0.5, min_keep=0.5)(scores, probe)
+    assert plan["0"].tolist() == [False] * 3 + [True] * 3 and plan["3"].all()
+    assert not Global(rate=0.5, min_keep=0.5)(scores, probe)["3"].all()        # which does
+
+
+def test_gamma_starts_at_a_half_where_the_penalised_training_starts_from_fresh_weights(configure, monkeypatch):
+    seen = []
+    monkeypatch.setattr("reprune.training.classifier.train", lambda module, *_: seen.append(
+        (module.stage, {float(m.weight.detach().mean()) for m in module.net.modules()
+                        if isinstance(m, nn.BatchNorm2d)})))
+    for fresh, init in (("true", "0.5"), ("false", "0.5"), ("true", "null")):
+        run(configure("method=slimming", "method/allocation=uniform", f"recipe.sparse.from_scratch={fresh}",
+                      f"method.penalties.gamma.init={init}"))
+    assert [gammas for stage, gammas in seen if stage == "sparse"] == [{0.5}, {1.0}, {1.0}]
 
 
 def literal_l1std(w: torch.Tensor, combine: str, alpha: float, over: str) -> list[float]:

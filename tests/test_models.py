@@ -43,10 +43,17 @@ def from_conf(path, **dataset):
 
 @pytest.mark.parametrize(("name", "published_params", "published_macs"), [
     ("resnet20", 269_722, 40_551_040),          # published as 40.55 M
+    ("resnet20b", 272_474, 40_813_184),         # 272,474 in IntelLabs/distiller's trained one
     ("resnet32", 464_154, 68_862_592),
     ("resnet44", 658_586, 97_174_144),
     ("resnet56", 853_018, 125_485_696),         # 125.49 M
     ("resnet110", 1_727_962, 252_887_680),      # 1.73 M, 252.89 M
+    ("resnet164", 1_703_258, 247_646_720),      # 1.71 M with 8,080 channel indices in Eric-mingjie/network-slimming
+    ("densenet40", 1_059_298, 282_917_328),     # 1.07 M with 9,360 indices there; 282 M in Chen et al. 2020
+    ("googlenet", 6_166_250, 1_521_756_160),    # 6.17 M in JingfeiChang/UCP; 1520 M in HRankPlus
+    ("mobilenet_v1", 3_217_226, 46_354_432),    # of kuangliu/pytorch-cifar's layers; Lubana et al. 2020 print none
+    ("mobilenet_v2", 2_236_682, 87_976_448),    # 2.24 M, 87.98 M in chenyaofo/pytorch-cifar-models
+    ("vgg13", 9_416_010, 228_267_008),          # 228.79 M with two more layers of 512 in chenyaofo's; none in OrthoReg
     ("vgg16", 14_724_042, 313_201_664),         # 313.20 M
     ("vgg19", 20_035_018, 398_136_320),         # 20.04 M in Liu et al. 2017
     ("resnet18", 11_173_962, 555_422_720),      # 11.17 M, 0.56 G in kuangliu/pytorch-cifar
@@ -135,7 +142,12 @@ def test_every_option_builds_under_its_name_and_follows_the_dataset(path):
     lambda: models.resnet(8), lambda: models.vgg(16), lambda: models.vgg(16, hidden=32),
     lambda: models.resnet_cifar_stem(18), lambda: models.torchvision("googlenet", 10),
     models.narrow_alexnet, models.narrow_vgg, lambda: models.narrow_resnet(18),
-], ids=["resnet", "vgg", "vgg-hidden", "stem", "googlenet", "narrow-alexnet", "narrow-vgg", "narrow-resnet"])
+    lambda: models.resnet_b(8), lambda: models.preresnet(20), lambda: models.densenet(10), models.googlenet,
+    models.mobilenet_v1, models.mobilenet_v2, lambda: models.vgg(13, bn_last=True),
+    lambda: models.lenet5(in_channels=3), lambda: models.lenet300(in_channels=3),
+], ids=["resnet", "vgg", "vgg-hidden", "stem", "googlenet", "narrow-alexnet", "narrow-vgg", "narrow-resnet",
+        "resnet-b", "preresnet", "densenet", "cifar-googlenet", "mobilenet-v1", "mobilenet-v2", "vgg-bn-last",
+        "lenet5", "lenet300"])
 def test_nets_are_traceable(make):
     net, x = make().eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -186,7 +198,12 @@ def test_a_dotted_path_is_never_imported(tmp_path, monkeypatch):
     ({"_target_": "reprune.models.resnet", "depth": 21}, "no depth 21; allowed are 8, 20, 32, 44, 56, 110"),
     ({"_target_": "reprune.models.resnet", "depth": "20"}, "no depth '20'"),
     ({"_target_": "reprune.models.resnet", "depth": 20, "classes": 0}, "model.classes=0"),
-    ({"_target_": "reprune.models.vgg", "depth": 11}, "allowed are 16, 19"),
+    ({"_target_": "reprune.models.vgg", "depth": 11}, "allowed are 13, 16, 19"),
+    ({"_target_": "reprune.models.vgg", "depth": 13, "bn_last": 1}, "model.bn_last=1 must be true or false"),
+    ({"_target_": "reprune.models.preresnet", "depth": 20.5}, "allowed are 20, 29, 56, 83, 110, 164"),
+    ({"_target_": "reprune.models.densenet", "depth": 41}, r"model.depth=41 of a CIFAR DenseNet must be 3 n \+ 4"),
+    ({"_target_": "reprune.models.densenet", "growth": 0}, "model.growth=0"),
+    ({"_target_": "reprune.models.mobilenet_v2", "classes": -1}, "model.classes=-1"),
     ({"_target_": "reprune.models.vgg", "depth": 16, "hidden": -1}, "model.hidden=-1"),
     ({"_target_": "reprune.models.resnet_cifar_stem", "depth": 50}, "allowed are 18, 34"),
     ({"_target_": "reprune.models.narrow_alexnet", "in_channels": 0}, "model.in_channels=0"),

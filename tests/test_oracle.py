@@ -14,8 +14,10 @@ import reprune
 
 tp = pytest.importorskip("torch_pruning", reason="the oracle is a development dependency: pip install torch-pruning")
 
-NETS = ("cifar-vgg16", "cifar-vgg16-512", "cifar-stem-resnet18", "alexnet", "resnet18", "resnet50", "densenet121",
-        "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "squeezenet1_1", "mnasnet1_0")
+NETS = ("cifar-vgg13", "cifar-vgg16", "cifar-vgg16-512", "cifar-resnet8b", "cifar-preresnet20", "cifar-densenet13",
+        "cifar-googlenet", "cifar-mobilenet_v1", "cifar-mobilenet_v2", "cifar-stem-resnet18", "lenet5", "alexnet",
+        "resnet18", "resnet50", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
+        "squeezenet1_1", "mnasnet1_0")
 
 
 def oracle(net, x, plan):

@@ -9,9 +9,9 @@ import pytest
 from browser import View, missing, start, until
 from report_project import EVIL, small_project
 
+from reprune.__main__ import main
 from reprune.results.lines import collect, summary
 from reprune.results.render.html import content, page
-from reprune.results.tables import main_report as main
 
 absent = missing()
 
@@ -34,7 +34,7 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def file(root):
-    assert main(["--root", str(root)]) == 0
+    assert main(["report", "--root", str(root)]) == 0
     return (root / "results/index.html").as_uri()
 
 

@@ -2,7 +2,13 @@
 
 import copy
 import json
+import re
+import shutil
+import subprocess
+from contextlib import redirect_stdout
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from project import project, record
@@ -10,6 +16,7 @@ from project import project, record
 from reprune.errors import UserError
 from reprune.results.lines import summary
 from reprune.schema import Claim, Paper, Record
+from reprune.sweeps.bundle import pack
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(
@@ -81,3 +88,80 @@ def test_a_record_with_anything_anywhere_is_a_line_of_the_tables_or_one_of_the_e
         assert sum(line["seeds"] for line in lines) + len(errors) == 1
 
     anywhere()
+
+
+# ---------------------------------------------------------------- bundles
+
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
+    lambda name: name not in (".", "..") and not re.fullmatch(r"lock|__pycache__|.*\.(egg-info|part)", name, re.S))
+TREES = st.dictionaries(NAMES, st.binary(max_size=3000) | st.deferred(lambda: TREES), max_size=4)
+FEW = settings(QUICK, max_examples=30)
+
+
+def unpack(bundle: Path, to: Path) -> str | None:
+    """-> None where it was unpacked, else the one line; within 2 s of a processor and 200 MiB, or it ends"""
+    limited = 'ulimit -t 2; ulimit -v 204800; exec sh "$1" "$2"'
+    done = subprocess.run(["sh", "-c", limited, "sh", bundle / "unpack.sh", to], capture_output=True, text=True)
+    if not done.returncode:
+        return None
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and not to.exists(), done.stderr
+    return done.stderr
+
+
+def write(tree: dict, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in tree.items():
+        write(content, folder / name) if isinstance(content, dict) else (folder / name).write_bytes(content)
+    return folder
+
+
+def read(folder: Path) -> dict:
+    return {entry.name: read(entry) if entry.is_dir() else entry.read_bytes() for entry in folder.iterdir()}
+
+
+def packed(folder: Path, *also: Path, part: float = 1) -> Path:
+    with redirect_stdout(None):
+        pack(folder / "bundle", part, python="", also=also, root=folder / "nothing")
+    return folder / "bundle"
+
+
+def test_a_bundle_gives_back_any_tree(tmp_path_factory):
+    @FEW
+    @given(TREES, st.sampled_from([1, 0.001]))
+    def gives_back(tree, part):
+        folder = tmp_path_factory.mktemp("b")
+        bundle = packed(folder, write(tree, folder / "tree"), part=part)
+        assert unpack(bundle, folder / "there") is None and read(folder / "there" / "tree") == tree
+
+    gives_back()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return packed(folder, write({"a": bytes(range(256)) * 40, "b": {"c": b"d"}}, folder / "tree"), part=0.0001)
+
+
+@FEW
+@given(data=st.data())
+def test_damaged_pieces_of_a_bundle_are_one_line_and_unpack_nothing(bundle, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("d")
+    damaged = shutil.copytree(bundle, folder / "damaged")
+    piece = data.draw(st.sampled_from(sorted(damaged.glob("bundle.*"))))
+    whole = piece.read_bytes()
+    at, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
+    flipped = whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1:]
+    content = data.draw(st.sampled_from([None, whole[:at], flipped]) | st.binary(max_size=300).filter(whole.__ne__))
+    piece.unlink() if content is None else piece.write_bytes(content)
+    assert "copy all of them again" in unpack(damaged, folder / "there")
+    assert unpack(bundle, folder / "there") is None
+
+
+@FEW
+@given(pieces=st.lists(st.binary(max_size=300), max_size=3))
+def test_any_bytes_as_a_bundle(bundle, tmp_path_factory, pieces):
+    folder = tmp_path_factory.mktemp("n")
+    shutil.copy(bundle / "unpack.sh", folder)
+    for number, content in enumerate(pieces):
+        (folder / f"bundle.tar.gz.{number:03}").write_bytes(content)
+    assert unpack(folder, folder / "there")

@@ -11,9 +11,9 @@ import pytest
 from project import CLAIM, ROW, record
 from report_project import EVIL, small_project
 
+from reprune.__main__ import main
 from reprune.results.lines import collect, summary
 from reprune.results.render.html import content, page
-from reprune.results.tables import main_report as main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -52,7 +52,7 @@ def test_the_same_records_give_the_same_bytes(root, tmp_path):
             copy = tmp_path / name / file.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
-        assert main(["--root", str(tmp_path / name)]) == 0
+        assert main(["report", "--root", str(tmp_path / name)]) == 0
     one, two = ((tmp_path / name / "results/index.html").read_bytes() for name in ("one", "two"))
     assert one == two == built(root).encode() and str(tmp_path).encode() not in one
 
@@ -64,9 +64,9 @@ def test_check_tells_of_a_page_that_differs(what, tmp_path, capsys):
     (folder / "A.yaml").write_text(ROW.format(name="A") + CLAIM)
     (tmp_path / "experiments/papers.yaml").write_text("some2020: {title: Some Paper}\n")
     file, out = record(tmp_path), tmp_path / "results/index.html"
-    check = partial(main, ["--check", "--root", str(tmp_path)])
+    check = partial(main, ["report", "--check", "--root", str(tmp_path)])
     assert check() == 1 and not out.exists()
-    assert main(["--root", str(tmp_path)]) == 0 and check() == 0
+    assert main(["report", "--root", str(tmp_path)]) == 0 and check() == 0
     capsys.readouterr()
     if what == "record":
         file.unlink()
@@ -85,7 +85,7 @@ def test_a_bad_record_is_named_once_and_the_rest_is_built(root, tmp_path, capsys
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
     (tmp_path / "results/runs/ff.json").write_text("{")
-    assert main(["--root", str(tmp_path)]) == 1
+    assert main(["report", "--root", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: results/runs/ff.json: ") and error.count("\n") == 1
     assert len(data((tmp_path / "results/index.html").read_text("utf-8"))["lines"]) == 4
@@ -104,4 +104,4 @@ def test_nothing_is_loaded_and_only_the_page_itself_may_act(root):
 
 
 def test_the_committed_page_is_what_the_committed_records_say(capsys):
-    assert main(["--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err
+    assert main(["report", "--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 
 from reprune import pipeline
@@ -16,6 +17,7 @@ METHODS = {"sfp": ["method.silence_every=2", "recipe.sparse.epochs=3"],
            "l1": ["recipe.test_every_epoch=true", "method/rounds=steps", "method.rounds.n=2"],
            "ga": ["method.criterion.n_samples=60", "method.search.generations=3", "method.search.n_final=60",
                   "method.rounds.layers=2", "method.criterion.refresh=false"]}
+OTHERS = sorted({file.stem for file in (ROOT / "conf/method").glob("*.yaml")} - {"baseline", *METHODS})
 PASSING = ("latency_ms", "peak_memory_mib", "seconds", "started", "env", "overrides")         # not of the result
 
 
@@ -65,6 +67,24 @@ def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(method, configure, monk
         assert all(torch.equal(again[name], weights[name]) for name in weights | again), calls
         assert not (tmp_path / str(calls) / whole["key"] / "stages").exists()
     assert calls > 5
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_goes_on_between_two_rounds_as_if_nothing_had_happened(method, configure, monkeypatch, tmp_path):
+    options = [f"method={method}", "method/rounds=steps", "method.rounds.n=3", "method.rounds.batches=2"]
+    whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
+    weights = load_file(tmp_path / "whole" / whole["key"] / "net.safetensors")
+    for _ in range(99):
+        with monkeypatch.context() as patch:
+            cut_after(patch, 2)
+            try:
+                record = run(configure(*options))
+                break
+            except Cut:
+                pass
+    assert result(record) == result(whole)
+    again = load_file(tmp_path / "outputs" / whole["key"] / "net.safetensors")
+    assert all(torch.equal(again[name], weights[name]) for name in weights | again)
 
 
 def test_cut_off_again_and_again_it_still_ends(configure, monkeypatch, tmp_path):

@@ -222,3 +222,11 @@ def test_groups_that_are_cut_keep_a_multiple(probe, scores, options):
         whole = getattr(probe.original.cost, allocation.unit)
         spent = getattr(probe.cost(plan), allocation.unit) / whole
         assert allocation.kept - 0.12 < spent <= allocation.kept  # blocks of 8 of a ResNet-8
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_it_says_once_that_given_weights_have_seen_the_held_out_images(given, probe, scores, capsys):
+    look = Probe(probe.net, probe.example, probe.data, batch_size=16, given=given)
+    look.accuracy({})
+    Sensitivity(rates=(0.5,))(scores, Probe(probe.net, probe.example, probe.data, given=given, original=look.original))
+    assert capsys.readouterr().out.count("model.weights") == given

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from reprune.__main__ import main
 from reprune.results import show
 from reprune.results.records import read_record
 
@@ -29,7 +30,7 @@ def told(root, tmp_path, capsys, monkeypatch):
         record = published(root)[0] | changes
         (tmp_path / "record.json").write_text(json.dumps(record))
         monkeypatch.setenv("REPRUNE_ROOT", str(root))
-        assert show.main([str(tmp_path)]) == 0
+        assert main(["show", str(tmp_path)]) == 0
         return capsys.readouterr().out
     return shown
 
@@ -62,7 +63,7 @@ def test_nothing_that_a_record_names_is_imported(told, tmp_path, monkeypatch):
 def test_a_run_is_explained(root, row, capsys, monkeypatch):
     monkeypatch.chdir(root)
     record = next(r for r in published(root) if r["experiment"] == row)
-    assert show.main([record["key"][:12]]) == 0
+    assert main(["show", record["key"][:12]]) == 0
     out = capsys.readouterr().out
     for said in (record["key"], row, f"{record['baseline']['top1']:.2f}", f"{record['pruned']['top1']:.2f}",
                  f"{record['pruned']['top1_before_recovery']:.2f}", f"{record['pruned']['macs']:,}",
@@ -81,7 +82,7 @@ def test_bars_are_as_long_as_the_layers_are_wide():
 
 def test_departures_from_the_row_are_named(root, capsys, monkeypatch):
     monkeypatch.chdir(root)
-    assert show.main(["9482f833"]) == 0
+    assert main(["show", "9482f833"]) == 0
     assert 'method.penalties.hgsr.weight is 0.001, the row\'s file says 0.0001' in capsys.readouterr().out
 
 
@@ -91,13 +92,12 @@ def test_files_folders_and_runs_outside_of_rows(root, tmp_path, capsys, monkeypa
     folder = tmp_path / "outputs" / record["key"]
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps(record))
-    monkeypatch.setenv("REPRUNE_ROOT", str(root))
     for given in (str(folder), record["key"][:4]):
-        assert show.main([given, "--output-dir", str(tmp_path / "outputs"), "--results-dir", str(tmp_path)]) == 0
+        assert main(["show", given, "--output-dir", str(tmp_path / "outputs"), "--results-dir", str(tmp_path)]) == 0
     assert "row       " not in capsys.readouterr().out
-    monkeypatch.setenv("REPRUNE_ROOT", str(tmp_path))             # shown even where no command can be composed
-    assert show.main([str(folder)]) == 0
-    assert "not verified: no conf/config.yaml in" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)                                   # from any folder: what came with the package counts
+    assert main(["show", record["key"][:4]]) == 0
+    assert f"verified: this command has the key {record['key']}" in capsys.readouterr().out
 
 
 def test_bad_keys_and_files_get_one_line(root, tmp_path, capsys, monkeypatch):
@@ -110,8 +110,8 @@ def test_bad_keys_and_files_get_one_line(root, tmp_path, capsys, monkeypatch):
     for given, told in (("xyz", "and 2"), (digit, f"give more digits: {several}"), ("", "no key"),
                         (str(tmp_path / "a.json"), "invalid JSON"),
                         (str(tmp_path / "b.json"), "status: input should be 'done'")):
-        assert show.main([given, "--output-dir", str(tmp_path)]) == 1
+        assert main(["show", given, "--output-dir", str(tmp_path)]) == 1
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and told in err
-    assert show.main(["xyz", "--output-dir", str(tmp_path), "--results-dir", str(tmp_path)]) == 1
+    assert main(["show", "xyz", "--output-dir", str(tmp_path), "--results-dir", str(tmp_path)]) == 1
     assert "hold no record" in capsys.readouterr().err

@@ -8,18 +8,19 @@ from zipfile import ZipFile
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import EPOCHS, ROOT, TINY
 from test_faults import flip, truncate
 from test_resume import Cut, cut_after, result
 
+from reprune.__main__ import main
 from reprune.files import write_json
 from reprune.pipeline import run
-from reprune.results import show
 from reprune.runs import fingerprint as code
 from reprune.runs.store import Store
 from reprune.sweeps import status
 
 L1, PROBE, RESNET, DIGITS = "methods/l1.py", "pruning/probe.py", "models/cifar_resnet.py", "data/small.py"
+TRAINS = "training/classifier.py", "training/speed.py", "pipeline.py"
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def trained(capsys) -> list[str]:
 
 @pytest.mark.parametrize("file, parts, again", [
     (L1, "method", ["recover"]), (PROBE, "method", ["recover"]), (DIGITS, "dataset", ["baseline", "recover"]),
-    (RESNET, "model", ["baseline", "recover"])])
+    (RESNET, "model", ["baseline", "recover"]), *[(file, "training", ["baseline", "recover"]) for file in TRAINS]])
 def test_a_finished_run_of_other_code_is_made_again(file, parts, again, configure, edit, capsys, tmp_path):
     first = run(configure("method=l1"))
     capsys.readouterr()
@@ -67,7 +68,7 @@ def test_a_finished_run_of_other_code_is_made_again(file, parts, again, configur
 def test_an_edit_that_a_run_does_not_use_changes_nothing(configure, edit, capsys):
     first = run(configure("method=l1"))
     capsys.readouterr()
-    edit("methods/hgsr.py", "models/cifar_vgg.py", "data/folder.py", "training/speed.py")
+    edit("methods/hgsr.py", "models/cifar_vgg.py", "data/folder.py", "runs/loggers.py", "results/show.py")
     assert run(configure("method=l1")) == first and trained(capsys) == []
 
 
@@ -77,7 +78,7 @@ def test_a_record_without_code_counts_as_of_other_code(configure, capsys, tmp_pa
     del record["code"]
     store.write(record)
     assert "code" in run(configure("method=l1"))
-    assert "made with other code (method, dataset, model), made again" in capsys.readouterr().out
+    assert "made with other code (method, dataset, model, training), made again" in capsys.readouterr().out
     assert (store.folder / "superseded-unknown.json").is_file()
 
 
@@ -119,13 +120,30 @@ def test_status_and_show_say_that_code_has_changed(configure, edit, capsys, tmp_
     monkeypatch.setenv("REPRUNE_ROOT", str(ROOT))
     folder = str(tmp_path / "outputs" / record["key"])
     assert status.state(Store(configure("method=l1"))) == (status.DONE, "")
-    assert show.main([folder]) == 0 and "not today's" not in capsys.readouterr().out
+    assert main(["show", folder]) == 0 and "not today's" not in capsys.readouterr().out
     edit(L1)
     says, note = status.state(Store(configure("method=l1")))
     assert says == status.SUPERSEDED and note.endswith("made with other code (method)")
-    assert show.main([folder]) == 0
+    assert main(["show", folder]) == 0
     assert "its code is not today's (method)" in " ".join(capsys.readouterr().out.split())
     assert "made again" not in capsys.readouterr().out
+
+
+def test_status_marks_a_baseline_of_other_code(configure, edit, capsys, tmp_path):
+    sweep = [*TINY, *EPOCHS, "method=l1,random", f"output_dir={tmp_path}/outputs"]
+    run(configure("method=l1"))
+
+    def said() -> str:
+        capsys.readouterr()
+        status.show(status.cells(sweep, ROOT), everything=True)
+        return capsys.readouterr().out
+
+    assert "; 1 of 1 baselines trained; " in said()
+    edit(RESNET)
+    now, net = said(), next((tmp_path / "outputs" / "baselines").iterdir()).name
+    assert "; 0 of 1 baselines trained, 1 superseded; " in now and now.count(f"{net} superseded (model)") == 2
+    edit(L1)
+    assert "; 1 of 1 baselines trained; " in said()
 
 
 def test_code_is_read_and_not_imported(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 from reprune.errors import UserError
@@ -15,6 +16,7 @@ from reprune.results import show
 from reprune.results.records import config_id
 from reprune.runs import content as images
 from reprune.runs.store import Store, baseline_key, counted
+from reprune.sweeps import status
 
 FOLDER = ["dataset=imagefolder", "dataset.classes=2", "dataset.size=16", "dataset.val_size=2", "dataset.workers=0",
           "dataset.limit=null", "method=l1", "recipe.batch_size=4"]
@@ -68,12 +70,28 @@ def test_a_run_on_a_folder_is_one_on_its_images(tree, configure, monkeypatch, tm
 def test_images_are_read_once(tree, configure, monkeypatch, tmp_path):
     options = [*FOLDER, f"data_dir={tree}"]
     first = keys(configure(*options))
-    monkeypatch.setattr("pathlib.Path.read_bytes", lambda self: pytest.fail(f"{self} is read again"))
+    monkeypatch.setattr("hashlib.file_digest", lambda file, _: pytest.fail(f"{file.name} is read again"))
     assert keys(configure(*options)) == first
     monkeypatch.undo()
     (kept,) = (tmp_path / "outputs").glob("data-*.json")
     kept.write_text(kept.read_text()[:-9])                        # damaged: made again
     assert keys(configure(*options)) == first
+
+
+def test_a_look_at_many_cells_walks_a_folder_once_and_the_next_look_walks_it_again(tree, monkeypatch, tmp_path, capsys):
+    walks, walk = [], images.entries
+    monkeypatch.setattr(images, "entries", lambda root: walks.append(root) or walk(root))
+    sweep = [*FOLDER, f"data_dir={tree}", f"output_dir={tmp_path}/outputs", "method=l1,random", "seed=0,1,2"]
+    before = {cell.key for cell in status.cells(sweep, ROOT)}
+    assert len(before) == 6 and walks == [tree]
+    draw(tree / "train/a/0.png", 99)
+    assert not before & {cell.key for cell in status.cells(sweep, ROOT)} and walks == [tree, tree]
+
+
+def test_a_pipe_among_images_is_named_and_not_waited_for(tree, configure):
+    os.mkfifo(tree / "train/a/pipe.png")
+    with pytest.raises(UserError, match="train/a/pipe.png: is no file"):
+        Store(configure(*FOLDER, f"data_dir={tree}"))
 
 
 def test_where_there_is_no_folder_a_key_is_what_it_was(configure, tmp_path):

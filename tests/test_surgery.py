@@ -9,6 +9,7 @@ import reprune
 from reprune import models
 from reprune.structure.cost import CostTable
 from reprune.structure.groups import traced
+from reprune.structure.names import conv_numbers
 from reprune.structure.surgery import silenced, zero_filters
 
 
@@ -52,6 +53,17 @@ def test_every_channel_but_the_input_and_the_logits_belongs_to_a_group(name):
             if (s.module, s.axis) in seen:
                 seen[s.module, s.axis] += s.index.unique().numel()
     assert seen == {key: 0 if key in expected else n for key, n in channels.items()}
+
+
+def test_units_of_a_net_without_convs_are_removed_alike():
+    """Most of its weights read the image, which stays whole: too few go for the property above to look at it."""
+    generator, x = torch.Generator().manual_seed(0), torch.randn(4, 1, 32, 32, dtype=torch.float64)
+    net = lively(models.lenet300().double(), x, generator)
+    assert [(g.name, g.size) for g in quiet_trace(net, x)] == [("2", 300), ("4", 100)]
+    assert conv_numbers(net) == {"2": 1, "4": 2, "6": 3}      # what there is to number, and to choose from
+    plan = random_plan(net, 0)
+    smaller = check_removal(net, x, plan)
+    assert reprune.cost(smaller, x) == CostTable(net).plan(plan)
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet8", "cifar-vgg16", "mobilenet_v3_small", "googlenet", "densenet121"])

@@ -204,7 +204,7 @@ def test_status_tells_done_running_failed_cut_off_and_missing_apart(root, tmp_pa
     options = [*TINY, *EPOCHS, f"output_dir={tmp_path}/outputs", f"results_dir={tmp_path}/results"]
     record = run(configure("method=l1", "seed=1"))
     ask = [*options, "method=l1,random", "seed=1,2", "-m"]
-    assert status.main(ask) == 0
+    assert main(["status", *ask]) == 0
     said = capsys.readouterr().out
     assert "4 cells: 1 done, 3 missing" in said and record["key"] in said and "left" in said
 
@@ -216,7 +216,7 @@ def test_status_tells_done_running_failed_cut_off_and_missing_apart(root, tmp_pa
     stages.mkdir(parents=True)
     (tmp_path / "outputs" / random_2).mkdir()
     with FileLock(tmp_path / "outputs" / random_2 / "lock"):
-        assert status.main(ask) == 1
+        assert main(["status", *ask]) == 1
     said = capsys.readouterr().out
     assert "1 done, 1 failed, 1 cut off, 1 running" in said and "no such thing" in said
     assert "1 of 2 baselines trained" in said and f"{TINY[0]} " not in said  # what all cells share is not repeated
@@ -224,7 +224,7 @@ def test_status_tells_done_running_failed_cut_off_and_missing_apart(root, tmp_pa
     (stages / "sparse.json").write_text("{}")                     # the baseline of seed 1 is trained
     for half in (tmp_path / "outputs/failed" / f"{l1}.json", tmp_path / "outputs" / record["key"] / "record.json"):
         half.write_text(half.read_text()[:20])
-    assert status.main(ask) == 1
+    assert main(["status", *ask]) == 1
     said = capsys.readouterr().out
     assert "1 missing, 1 failed, 1 cut off, 1 missing" not in said and "2 missing, 1 failed, 1 cut off" in said
     assert f"{l1}.json cannot be read" in said and "after sparse" in said
@@ -236,7 +236,7 @@ def test_status_gives_the_key_of_one_run_and_lists_of_many_what_to_look_at(root,
     options = [*TINY, *EPOCHS, f"output_dir={tmp_path}/outputs", f"results_dir={tmp_path}/results", "method=l1"]
     record = run(configure("method=l1"))
     capsys.readouterr()
-    assert status.main([*options]) == 0
+    assert main(["status", *options]) == 0
     (baseline,) = (tmp_path / "outputs/baselines").iterdir()
     said = capsys.readouterr().out
     assert said.splitlines()[1].split()[:3] == [record["key"], baseline.name, "done"]
@@ -245,11 +245,11 @@ def test_status_gives_the_key_of_one_run_and_lists_of_many_what_to_look_at(root,
     for seed in range(50, 60):
         write_json(tmp_path / "outputs/failed" / f"{Store(configure('method=l1', f'seed={seed}')).key}.json",
                    {"error": "no space left"})
-    assert status.main([*options, "seed=range(100)"]) == 1
+    assert main(["status", *options, "seed=range(100)"]) == 1
     said = capsys.readouterr().out
     assert len(said.splitlines()) < 8 and "seed=50\n" in said and "no space left (10 cells)" in said
     assert "100 cells: 1 done, 89 missing, 10 failed" in said
-    assert status.main([*options, "seed=range(100)", "--all"]) == 1 and "seed=99" in capsys.readouterr().out
+    assert main(["status", *options, "seed=range(100)", "--all"]) == 1 and "seed=99" in capsys.readouterr().out
 
 
 def test_status_refuses_what_does_not_compose(root, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from project import CHANGED, CLAIM, FULL, SHORT, claim, project, record, section, tables
 
-from reprune.results.tables import main
+from reprune.__main__ import main
 from reprune.runs.compose import composing
 from reprune.runs.store import key_of
 
@@ -79,7 +79,7 @@ def test_csv_holds_every_line_and_check_covers_it(root, capsys):
         ("some2020/A", "short", "-43", "1"), ("some2020/A", "full", "-1.5", "2"), ("some2020/B", "not run", "", "0"),
         ("some2020/own-half", "not run", "", "0")]
     file.write_text(file.read_text().replace("-43", "-4"))
-    assert main(["--check", "--root", str(root)]) == 1
+    assert main(["tables", "--check", "--root", str(root)]) == 1
     assert "results/results.csv differs" in capsys.readouterr().err
 
 
@@ -154,6 +154,7 @@ def real(tmp_path):
     ("recipe.recover.optimizer.lr=0.5", CHANGED, "`recipe.recover.optimizer.lr=0.5`"),
     ("dataset.normalize=imagenet", CHANGED, "`dataset.normalize=imagenet`"),
     ("+method.allocation.new=1", CHANGED, "`method.allocation.new=1`"),
+    ("trainer.precision=bf16-mixed", FULL, "`trainer.precision=bf16-mixed`"),
 ])
 def test_a_run_with_anything_else_on_its_command_line_is_not_the_row(real, override, where, setting):
     with composing(real) as compose:
@@ -162,7 +163,7 @@ def test_a_run_with_anything_else_on_its_command_line_is_not_the_row(real, overr
     epochs = config["recipe"]["paper_epochs"]
     record(real, experiment="li2017/resnet56-A", model="resnet56", recipe="li2017", config=config, epochs=epochs,
            paper_epochs=epochs, seed=config["seed"])
-    assert main(["--root", str(real)]) == 0
+    assert main(["tables", "--root", str(real)]) == 0
     line = section((real / "results/li2017.md").read_text(), where)["resnet56-A"][0]
     assert line["our Δ"] == "-1.00" and line.get("setting", "") == setting
     given = json.loads((file := next(real.glob("results/runs/*"))).read_text())
@@ -170,7 +171,7 @@ def test_a_run_with_anything_else_on_its_command_line_is_not_the_row(real, overr
     given["key"] = key_of(given["config"])
     file.unlink()
     file.with_stem(given["key"]).write_text(json.dumps(given))
-    assert main(["--root", str(real)]) == 0
+    assert main(["tables", "--root", str(real)]) == 0
     whole = section((real / "results/li2017.md").read_text(), FULL)["resnet56-A"][0]
     assert ("our Δ" in whole) == (where == FULL or "normalize" in override)
 
@@ -185,27 +186,27 @@ def test_a_row_that_does_not_compose_is_named_and_the_rest_is_built(real, capsys
     (real / "experiments/li2017/bad.yaml").write_text(
         text.replace(old, new).replace("resnet56-A", "bad").replace("pruned-A", "pruned-bad"))
     before = os.environ.get("REPRUNE_ROOT")
-    assert main(["--root", str(real)]) == 1
+    assert main(["tables", "--root", str(real)]) == 1
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: experiments/li2017/bad.yaml: does not compose with conf/ any more: ")
     assert told in error and os.environ.get("REPRUNE_ROOT") == before
-    assert main(["--root", str(real)]) == 1 and capsys.readouterr().err.strip() == error          # nothing is forgotten
+    assert main(["tables", "--root", str(real)]) == 1 and capsys.readouterr().err.strip() == error   # as before
     assert set(section((real / "results/li2017.md").read_text(), FULL)) == {"bad", "resnet56-A"}
 
 
 def test_what_was_composed_before_is_not_believed_when_a_file_has_changed(real, capsys):
     row, kept = real / "experiments/li2017/resnet56-A.yaml", real / "outputs/rows.json"
-    assert main(["--root", str(real)]) == 0 and kept.is_file()
+    assert main(["tables", "--root", str(real)]) == 0 and kept.is_file()
     text = row.read_text()
     row.write_text(text.replace("method: l1", "method: l9"))
-    assert main(["--root", str(real)]) == 1 and "method/l9" in capsys.readouterr().err
+    assert main(["tables", "--root", str(real)]) == 1 and "method/l9" in capsys.readouterr().err
     row.write_text(text)
     kept.write_text("{")
-    assert main(["--root", str(real)]) == 0 and capsys.readouterr().err == ""
+    assert main(["tables", "--root", str(real)]) == 0 and capsys.readouterr().err == ""
     (real / "conf").unlink()
     shutil.copytree(REPOSITORY / "conf", real / "conf")
     (real / "conf/method/l1.yaml").unlink()
-    assert main(["--root", str(real)]) == 1 and "method/l1" in capsys.readouterr().err
+    assert main(["tables", "--root", str(real)]) == 1 and "method/l1" in capsys.readouterr().err
 
 
 def test_a_row_is_composed_and_nothing_that_it_names_is_imported(real, tmp_path, capsys, monkeypatch):
@@ -214,5 +215,5 @@ def test_a_row_is_composed_and_nothing_that_it_names_is_imported(real, tmp_path,
     row = real / "experiments/li2017/resnet56-A.yaml"
     row.write_text(row.read_text().replace("method:\n", "method:\n  criterion: {_target_: hostile.Mine}\n", 1))
     assert "hostile" in row.read_text()
-    main(["--root", str(real)])
+    main(["tables", "--root", str(real)])
     assert not (tmp_path / "ran").exists()

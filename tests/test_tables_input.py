@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from project import FULL, claim, project, record, section, tables
 
-from reprune.results.tables import main
+from reprune.__main__ import main
 
 
 @pytest.fixture
@@ -132,12 +132,13 @@ def test_a_bad_row_is_named_and_the_rest_is_built(root, capsys, old, new, told):
     assert set(section(text, FULL)) == {"B"}
 
 
-def test_a_paper_nobody_described_and_a_root_without_experiments(root, tmp_path_factory, capsys):
+def test_a_paper_nobody_described_and_a_root_without_rows(root, tmp_path_factory, capsys):
     (root / "experiments/papers.yaml").write_text("other: {}\n")
     assert tables(root, rc=1).startswith("# some2020\n")
     assert capsys.readouterr().err == (
         "error: experiments/papers.yaml: some2020 must be a mapping with title, authors, venue\n")
-    assert main(["--root", str(tmp_path_factory.mktemp("empty"))]) == 1
+    (empty := tmp_path_factory.mktemp("empty")).joinpath("experiments").mkdir()
+    assert main(["tables", "--root", str(empty)]) == 1
     assert "error: experiments: no row" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from project import CLAIM, FULL, ROW, index, project, record, section, tables
 
-from reprune.results.tables import main
+from reprune.__main__ import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -164,7 +164,7 @@ def test_check_passes_on_what_was_written_and_changes_nothing(root, capsys):
     record(root)
     text = tables(root)
     files = {f: f.stat().st_mtime_ns for f in root.rglob("*")}
-    assert main(["--check", "--root", str(root)]) == 0 and capsys.readouterr().err == ""
+    assert main(["tables", "--check", "--root", str(root)]) == 0 and capsys.readouterr().err == ""
     assert files == {f: f.stat().st_mtime_ns for f in root.rglob("*")} and tables(root) == text
 
 
@@ -180,9 +180,9 @@ def test_check_names_what_differs(root, capsys, what):
         row.write_text(row.read_text().replace("93.04", "93.05"))
     else:
         table.unlink()
-    assert main(["--check", "--root", str(root)]) == 1
+    assert main(["tables", "--check", "--root", str(root)]) == 1
     assert "results/some2020.md differs from what the records say: run make tables" in capsys.readouterr().err
 
 
 def test_committed_tables_are_what_the_committed_records_say(capsys):
-    assert main(["--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err
+    assert main(["tables", "--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().err

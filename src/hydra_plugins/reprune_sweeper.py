@@ -23,6 +23,7 @@ class MissingSweeper(BasicSweeper):
         super().validate_batch_is_legal([cell for cell in batch if not self.cells.composes(cell)])
 
     def sweep(self, arguments: list[str]) -> Any:
+        from reprune.results.compare import told
         from reprune.sweeps.cells import Summary
 
         returns = None
@@ -34,4 +35,7 @@ class MissingSweeper(BasicSweeper):
             line = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             Summary.lost(f"hydra/launcher={self.config.hydra.runtime.choices['hydra/launcher']}", line)
         print(self.cells.count())
+        if len(files := self.cells.records()) > 1:
+            print(f"\n{told(files, [])}\n")
+        print(f"records and nets are in {self.cells.output_dir.resolve()}")
         return returns

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from reprune.errors import UserError
 
 MIB = 2**20
+FACTS = 64 * MIB                        # of facts in JSON: there are never so many
 GO_ON = "make room there, or make it writable, and type the same command again: what is done is kept"
 
 
@@ -145,7 +146,11 @@ def write_sealed(path: Path, facts: Any, *beside: Path) -> None:
 
 def read_sealed(path: Path, *beside: Path) -> Any:
     """The facts. Raises ValueError or OSError where they, or a file beside them, are not as they were written."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    _ends(path, FACTS)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        content = None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name}: not the facts that were written, the file is damaged")
     if not {"facts", "sha256"} & set(content):                    # from before there were checksums
@@ -158,5 +163,14 @@ def read_sealed(path: Path, *beside: Path) -> Any:
 def _seal(facts: Any, *files: Path) -> str:
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for file in files:
-        digest.update(file.read_bytes())
+        _ends(file)
+        with file.open("rb") as opened:
+            while part := opened.read(MIB):                       # not all of it in memory
+                digest.update(part)
     return digest.hexdigest()
+
+
+def _ends(path: Path, most: float = math.inf) -> None:
+    """Raises ValueError for a pipe, which never would, and for more bytes than there can be."""
+    if path.exists() and not path.is_file() or path.is_file() and path.stat().st_size > most:
+        raise ValueError(f"{path.name}: is no file of this project")

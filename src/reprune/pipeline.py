@@ -22,9 +22,11 @@ from reprune.pruning.allocation import keep_best, removed
 from reprune.pruning.probe import Original, Probe
 from reprune.pruning.rounds import Round
 from reprune.pruning.sockets import Method
+from reprune.runs.checks import trainable
 from reprune.runs.compose import typed
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import Stopwatch, check_alive, environment, group_norms, measure, show, threads
+from reprune.runs.measure import Stopwatch, check_alive, environment, group_norms, measure, threads
+from reprune.runs.shown import finished, show
 from reprune.runs.stages import Stage
 from reprune.runs.store import Store
 from reprune.schema import SCHEMA
@@ -39,13 +41,10 @@ from reprune.training.speed import threads_of
 def run(cfg: DictConfig) -> dict:
     """Does what is missing of the run `cfg` describes. -> its record"""
     store = Store(cfg)
-    if cfg.force or (record := store.finished()) is None:
-        with store.alone(), threads(threads_of(cfg, device(cfg))):
-            if cfg.force or (record := store.finished()) is None:         # by the process this one has waited for
-                return Run(cfg, store).attempt()
-    print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
-    record = store.serve(record, cfg.experiment)
-    show(record, store.folder)
+    if (record := finished(cfg, store)) is None:
+        trainable(cfg)
+        with store.alone(), threads(threads_of(cfg, device(cfg))):     # another process may have made it meanwhile
+            record = finished(cfg, store) or Run(cfg, store).attempt()
     return record
 
 
@@ -104,12 +103,15 @@ class Run:
             net = models.build(OmegaConf.to_container(self.cfg.model, resolve=True))
         net = net.to(self.example.device, memory_format=torch.channels_last)
         models.check_task(net, self.example, self.data.classes)
+        if self.method.prunes:
+            self.method.check(self.look(net))
         return net
 
     def sparse(self, baseline: nn.Module) -> tuple[nn.Module, dict]:
         """Trained on with the method's penalties, or with filters silenced on its schedule, if it has any."""
         if not self.method.trains_sparse:
             return baseline, {"epochs": 0}
+        self.method.check(self.look(baseline))                    # which may have been found, and not made
         stage = self.store.stage("sparse")
         done = stage.found()
         if done is None:
@@ -128,9 +130,9 @@ class Run:
         """-> the net before and after it recovers for the last time, and what is known of every recovery"""
         if not self.method.prunes:
             return net, net, {}
-        before, recovered, first = net, {}, self.look(net)
+        before, recovered, first, carried = net, {}, self.look(net), {}
         for number, turn in enumerate(self.turns(first)):
-            before = self.cut(net, number, turn, first.original)
+            before, carried = self.cut(net, number, turn, first.original, carried)
             name = "recover" if turn.last else f"recover-{number}"
             net, recovered[name] = self.recover(before, number, turn, name, baseline)
         return before, net, recovered
@@ -144,15 +146,18 @@ class Run:
                 turns = self.store.note("rounds", [asdict(turn) for turn in self.method.rounds(plan)])
         return [Round(**turn) for turn in turns]
 
-    def cut(self, net: nn.Module, number: int, turn: Round, original: Original) -> nn.Module:
-        """A smaller net."""
+    def cut(self, net: nn.Module, number: int, turn: Round, original: Original,
+            carried: dict) -> tuple[nn.Module, dict]:
+        """-> a smaller net, and what the criterion hands on"""
         stage = self.store.stage(f"pruned-{number}")
         done = stage.found()
         if done is None:
             started = time.perf_counter()
-            smaller = prune(self.method, turn, self.look(net, share=turn.share, original=original))
-            done = stage.keep(smaller, {"seconds": time.perf_counter() - started})
-        return self.ended("prune", *done)[0]
+            probe = self.look(net, share=turn.share, original=original, carried=carried)
+            smaller = prune(self.method, turn, probe)
+            done = stage.keep(smaller, {"seconds": time.perf_counter() - started, "carried": probe.carried})
+        smaller, facts = self.ended("prune", *done)
+        return smaller, facts["carried"]
 
     def recover(self, before: nn.Module, number: int, turn: Round, name: str,
                 baseline: nn.Module) -> tuple[nn.Module, dict]:
@@ -163,19 +168,23 @@ class Run:
             net, tested = copy.deepcopy(before), TestCurve(self.data, self.cfg.recipe.eval_batch_size)
             part = "recover" if turn.last or "between" not in self.cfg.recipe else "between"
             penalties = self.method.recover_penalties if turn.last else self.method.between_penalties
-            facts = self.train(net, name, part, stage, baseline, penalties, epochs=turn.epochs,
+            facts = self.train(net, name, part, stage, baseline, penalties, epochs=turn.epochs, batches=turn.batches,
                                callbacks=[tested] * (self.cfg.recipe.test_every_epoch and turn.last))
             done = stage.keep(net, {**facts, "top1_per_epoch": tested.top1})
         return self.ended("recover", *done)
 
     def train(self, net: nn.Module, name: str, part: str, stage: Stage, baseline: nn.Module | None = None,
               penalties: Mapping[str, Any] | None = None, callbacks: Sequence[pl.Callback] = (),
-              epochs: int | None = None) -> dict:
+              epochs: int | None = None, batches: int | None = None) -> dict:
         """Trains `net` by a part of the recipe; a penalty that wants to may learn from the baseline. -> facts"""
+        cfg = copy.deepcopy(self.cfg)
+        if batches is not None:
+            OmegaConf.update(cfg, "trainer.limit_train_batches", batches, force_add=True)
         learns = any(getattr(penalty, "needs_teacher", False) for penalty in (penalties or {}).values())
-        return fit(net, self.data, self.cfg, name, part, epochs=epochs, penalties=penalties,
-                   teacher=copy.deepcopy(baseline) if learns else None, unfinished=stage.unfinished,
-                   callbacks=[*self.logger.stage(name), *callbacks])
+        facts = fit(net, self.data, cfg, name, part, epochs=epochs, penalties=penalties,
+                    teacher=copy.deepcopy(baseline) if learns else None, unfinished=stage.unfinished,
+                    callbacks=[*self.logger.stage(name), *callbacks])
+        return facts if batches is None else {**facts, "epochs": 0}               # no whole one
 
     def ended(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
         """A stage that has ended, in this attempt or in an earlier one."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from reprune.errors import UserError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5,), (0.5,)                   # pixels from -1 to 1
 
 # mean and std per channel over all images of the published training set (fashion_mnist: before padding to 32x32)
 OWN = {
@@ -39,9 +40,11 @@ def constants(name: str, normalize: str, channels: int, own) -> tuple[tuple, tup
     """
     if normalize == "imagenet":
         return IMAGENET if channels == 3 else tuple((round(sum(c) / 3, 4),) * channels for c in IMAGENET)
+    if normalize == "half":
+        return tuple(c * channels for c in HALF)
     if normalize == "own":
         return OWN.get(name) or own()
-    raise UserError(f"dataset {name}: normalize is '{normalize}'; use own or imagenet")
+    raise UserError(f"dataset {name}: normalize is '{normalize}'; use own, imagenet or half")
 
 
 class Normalize:

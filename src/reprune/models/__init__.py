@@ -3,7 +3,15 @@
 | function            | net                                                          | conf/model                     |
 |---------------------|--------------------------------------------------------------|--------------------------------|
 | `resnet`            | CIFAR ResNet-8/20/32/44/56/110, option-A shortcuts           | resnet8 ... resnet110          |
-| `vgg`               | CIFAR VGG-16/19 with batch norm                              | vgg16, vgg19                   |
+| `resnet_b`          | the same with option-B shortcuts                             | resnet20b                      |
+| `preresnet`         | CIFAR pre-activation ResNet-164 with bottlenecks             | resnet164                      |
+| `densenet`          | CIFAR DenseNet-40, growth 12                                 | densenet40                     |
+| `googlenet`         | CIFAR GoogLeNet                                              | googlenet                      |
+| `mobilenet_v1`      | CIFAR MobileNet                                              | mobilenet_v1                   |
+| `mobilenet_v2`      | CIFAR MobileNetV2                                            | mobilenet_v2                   |
+| `vgg`               | CIFAR VGG-13/16/19 with batch norm                           | vgg13, vgg16, vgg19            |
+| `lenet5`            | LeNet-5 of Caffe                                             | lenet5                         |
+| `lenet300`          | LeNet-300-100                                                | lenet300                       |
 | `resnet_cifar_stem` | ImageNet ResNet-18/34 with a 3x3 stem, for small images      | resnet18, resnet34             |
 | `narrow_alexnet`    | AlexNet with 8 to 32 filters, for small images               | narrow_alexnet                 |
 | `narrow_resnet`     | ImageNet ResNet-18/34/50 with 8 to 64 filters                | narrow_resnet{18,34}           |
@@ -19,21 +27,28 @@ from collections.abc import Mapping
 from torch import nn
 
 from reprune.errors import UserError
-from reprune.models.cifar_resnet import resnet
+from reprune.models.cifar_densenet import densenet
+from reprune.models.cifar_googlenet import googlenet
+from reprune.models.cifar_mobilenet import mobilenet_v1, mobilenet_v2
+from reprune.models.cifar_preresnet import preresnet
+from reprune.models.cifar_resnet import resnet, resnet_b
 from reprune.models.cifar_vgg import vgg
 from reprune.models.common import check_task
+from reprune.models.lenet import lenet5, lenet300
 from reprune.models.narrow import narrow_alexnet, narrow_resnet, narrow_vgg
 from reprune.models.torchvision_zoo import resnet_cifar_stem, torchvision
 from reprune.models.weights import load_weights
 from reprune.structure.notes import note
 
-__all__ = ["build", "check_task", "load_weights", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "resnet",
+__all__ = ["build", "check_task", "densenet", "googlenet", "lenet300", "lenet5", "load_weights", "mobilenet_v1",
+           "mobilenet_v2", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "preresnet", "resnet", "resnet_b",
            "resnet_cifar_stem", "torchvision", "vgg"]
 
 # The only names `build` calls. A checkpoint carries its model config, so a dotted path may come from a stranger's file:
 # it is looked up here and never imported.
 BUILDERS = {f"{__name__}.{f.__name__}": f for f in (
-    resnet, vgg, resnet_cifar_stem, narrow_alexnet, narrow_resnet, narrow_vgg, torchvision)}
+    resnet, resnet_b, preresnet, densenet, googlenet, mobilenet_v1, mobilenet_v2, vgg, lenet5, lenet300,
+    resnet_cifar_stem, narrow_alexnet, narrow_resnet, narrow_vgg, torchvision)}
 
 
 def build(config: Mapping) -> nn.Module:

@@ -1,10 +1,12 @@
 """ResNet for 32x32 images.            He et al., Deep Residual Learning, CVPR 2016, arXiv:1512.03385, section 4.2.
 
     depth = 6 n + 2: a 3x3 stem with 16 filters, three stages of n blocks with 16, 32, 64 filters, one linear layer.
-    Shortcuts are parameter-free (option A): stride-2 subsampling, zeros for the channels that are new.
+    Shortcuts are parameter-free (option A: stride-2 subsampling, zeros for the channels that are new), or 1x1 convs
+    where the shape changes (option B).
 
-Modules are named as in github.com/akamaster/pytorch_resnet_cifar10 (`conv1 bn1 layer1.0.conv1 ... linear`), so its
-public checkpoints load as they are.
+Modules of `resnet` are named as in github.com/akamaster/pytorch_resnet_cifar10 (`conv1 bn1 layer1.0.conv1 ... linear`),
+those of `resnet_b` as in github.com/IntelLabs/distiller (`... layer2.0.downsample.0 ... fc`), so public checkpoints of
+both load as they are.
 """
 
 from __future__ import annotations
@@ -43,8 +45,23 @@ class BasicBlock(nn.Module):
         return F.relu(out + self.shortcut(x))
 
 
+class ProjectedBlock(BasicBlock):
+    """Option B: a 1x1 conv with BN where the shortcut's shape changes."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__(c_in, c_out, stride)
+        self.downsample = None
+        if stride != 1 or c_in != c_out:
+            self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return x if self.downsample is None else self.downsample(x)
+
+
 class ResNet(nn.Module):
     """[B, in_channels, H, W] -> logits [B, classes]."""
+
+    BLOCK, HEAD = BasicBlock, "linear"
 
     def __init__(self, blocks: int, classes: int, in_channels: int):
         super().__init__()
@@ -52,12 +69,11 @@ class ResNet(nn.Module):
         self.layer1 = self._stage(16, 16, blocks, stride=1)
         self.layer2 = self._stage(16, 32, blocks, stride=2)
         self.layer3 = self._stage(32, 64, blocks, stride=2)
-        self.linear = nn.Linear(64, classes)
+        setattr(self, self.HEAD, nn.Linear(64, classes))
 
-    @staticmethod
-    def _stage(c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:
-        first = BasicBlock(c_in, c_out, stride)
-        return nn.Sequential(first, *(BasicBlock(c_out, c_out, 1) for _ in range(blocks - 1)))
+    def _stage(self, c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:
+        first = self.BLOCK(c_in, c_out, stride)
+        return nn.Sequential(first, *(self.BLOCK(c_out, c_out, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))         # [B, 16, H, W]
@@ -65,7 +81,13 @@ class ResNet(nn.Module):
         x = self.layer2(x)                          # [B, 32, H/2, W/2]
         x = self.layer3(x)                          # [B, 64, H/4, W/4]
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)  # [B, 64]
-        return self.linear(x)
+        return getattr(self, self.HEAD)(x)
+
+
+class ResNetB(ResNet):
+    """[B, in_channels, H, W] -> logits [B, classes]."""
+
+    BLOCK, HEAD = ProjectedBlock, "fc"
 
 
 def resnet(depth: int, classes: int = 10, in_channels: int = 3) -> nn.Module:
@@ -76,8 +98,23 @@ def resnet(depth: int, classes: int = 10, in_channels: int = 3) -> nn.Module:
     >>> sum(p.numel() for p in resnet(20).parameters())
     269722
     """
+    return _resnet(ResNet, depth, classes, in_channels)
+
+
+def resnet_b(depth: int, classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """`resnet` with option-B shortcuts.
+
+    UserError: another depth; `classes` or `in_channels` not a positive whole number.
+
+    >>> sum(p.numel() for p in resnet_b(20).parameters())
+    272474
+    """
+    return _resnet(ResNetB, depth, classes, in_channels)
+
+
+def _resnet(kind: type[ResNet], depth: int, classes: int, in_channels: int) -> nn.Module:
     depth = check_depth("CIFAR ResNet", depth, DEPTHS)
     check_counts(classes=classes, in_channels=in_channels)
-    net = ResNet((depth - 2) // 6, classes, in_channels)
+    net = kind((depth - 2) // 6, classes, in_channels)
     init_convs(net)
     return net

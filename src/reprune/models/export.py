@@ -1,21 +1,15 @@
 """A pruned net for other programs: ONNX, TorchScript, or a plain state_dict with the widths of its layers.
 
-    python -m reprune export outputs/<key>/net.safetensors --onnx net.onnx
-    python -m reprune export outputs/<key>/net.safetensors --torchscript net.ts
-    python -m reprune export outputs/<key>/net.safetensors --state-dict net.pt       # and net.pt.json, the widths
-
 The file is written only if it gives the outputs of the net. With --onnx the times of the net before and after pruning
 are measured side by side with onnxruntime (extra `export`). The input: images as the net was trained on, normalised.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import logging
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -130,29 +124,20 @@ def _write(path: Path, content: bytes) -> None:
 FORMS = {"onnx": to_onnx, "torchscript": to_torchscript, "state-dict": to_state_dict}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reprune export", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="net.safetensors of a run, or of reprune.save")
-    form = parser.add_mutually_exclusive_group(required=True)
-    for name in FORMS:
-        form.add_argument(f"--{name}", type=Path, metavar="FILE")
-    parser.add_argument("--batch", type=int, default=64, help="images for the check and the times (64)")
-    args = parser.parse_args(argv)
-    try:
-        if args.batch < 1:
-            raise UserError(f"--batch is {args.batch}; use 1 or more images")
-        net = load(args.checkpoint).to(memory_format=torch.contiguous_format)
-        shape = read_header(args.checkpoint)["input_shape"]
-        if not shape:
-            raise UserError(f"{args.checkpoint}: the size of its input is not known; trace or prune the net before "
-                            "it is saved")
-        images = torch.randn(max(2, args.batch), *shape, generator=torch.Generator().manual_seed(0))
-        name, path = next((name, path) for name in FORMS if (path := getattr(args, name.replace("-", "_"))))
-        if path.resolve() == args.checkpoint.resolve():
-            raise UserError(f"--{name} {path} is the checkpoint itself; name another file")
-        lines = FORMS[name](net, args.checkpoint, path, images)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main(checkpoint: Path, files: dict[str, Path | None], batch: int) -> None:
+    """files: of FORMS, by their names; just one is to be written."""
+    asked = [(name, path) for name, path in files.items() if path is not None]
+    if len(asked) != 1:
+        raise UserError("give one of " + ", ".join(f"--{name} FILE" for name in FORMS))
+    if batch < 1:
+        raise UserError(f"--batch is {batch}; use 1 or more images")
+    ((name, path),) = asked
+    net = load(checkpoint).to(memory_format=torch.contiguous_format)
+    shape = read_header(checkpoint)["input_shape"]
+    if not shape:
+        raise UserError(f"{checkpoint}: the size of its input is not known; trace or prune the net before it is saved")
+    if path.resolve() == checkpoint.resolve():
+        raise UserError(f"--{name} {path} is the checkpoint itself; name another file")
+    images = torch.randn(max(2, batch), *shape, generator=torch.Generator().manual_seed(0))
+    lines = FORMS[name](net, checkpoint, path, images)
     print("\n".join([f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB)", *lines]))
-    return 0

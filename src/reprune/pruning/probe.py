@@ -30,6 +30,7 @@ class Probe:
     share: float = 1.0                  # of the whole reduction that this round must reach
     original: Original | None = None    # the net before the first round
     given: bool = False                 # the first net came with its weights: who trained them has seen all images
+    carried: dict = field(default_factory=dict)             # plain data that a criterion hands on to the next round
     memo: dict = field(default_factory=dict, init=False)    # what was found out about this net, for whoever asks again
 
     def __post_init__(self) -> None:

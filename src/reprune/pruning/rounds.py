@@ -16,6 +16,7 @@ class Round:
     share: float = 1.0                          # of the whole reduction that is reached when this round ends
     counts: Mapping[str, int] | None = None     # filters to remove, per group; None = the allocation says
     epochs: int | None = None                   # of recovery after it; None = the recipe's
+    batches: int | None = None                  # of an epoch, then 1: it ends early, and counts as none
 
     @property
     def last(self) -> bool:
@@ -32,7 +33,8 @@ class OneShot:
 
 @dataclass
 class Steps:
-    """n rounds, each taking an equal share; `epochs` of recovery between them, the recipe's after the last.
+    """n rounds, each taking an equal share; `epochs` of recovery between them, or so many `batches`; the recipe's after
+    the last.
 
     >>> [round.share for round in Steps(n=4)(dict)]
     [0.25, 0.5, 0.75, 1.0]
@@ -40,14 +42,19 @@ class Steps:
 
     n: int = 5
     epochs: int = 1
+    batches: int | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.epochs < 0:
             raise UserError(f"rounds: n must be at least 1 and epochs at least 0, got n={self.n}, epochs={self.epochs}")
+        if self.batches is not None and (self.batches < 1 or self.epochs != 1):
+            raise UserError("rounds: batches must be at least 1, and epochs 1 with it, got "
+                            f"batches={self.batches}, epochs={self.epochs}")
 
     def __call__(self, plan: Callable[[], Plan]) -> Iterator[Round]:
-        for k in range(1, self.n + 1):
-            yield Round(share=k / self.n, epochs=self.epochs if k < self.n else None)
+        for k in range(1, self.n):
+            yield Round(share=k / self.n, epochs=self.epochs, batches=self.batches)
+        yield Round()
 
 
 @dataclass

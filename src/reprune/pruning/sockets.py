@@ -34,9 +34,17 @@ class Step:
 
 
 class Penalty(Protocol):
-    """Added to the cross-entropy; sparse regularisers and distillation alike."""
+    """Added to the cross-entropy; sparse regularisers and distillation alike. One that defines start(net) may change
+    fresh weights before the first step."""
 
     def __call__(self, step: Step) -> Tensor: ...
+
+
+def begin(net: nn.Module, penalties: Mapping[str, Penalty] | None) -> None:
+    """Fresh weights as the penalties want them, in place."""
+    for penalty in (penalties or {}).values():
+        if hasattr(penalty, "start"):
+            penalty.start(net)
 
 
 class Criterion:
@@ -46,6 +54,9 @@ class Criterion:
     """
 
     n_samples: int | None = None
+
+    def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
+        """Raises UserError where this net or these images cannot serve it. Asked before anything trains."""
 
     def score(self, group: FilterGroup, probe: Probe) -> Tensor:
         """-> [size], larger = keep."""
@@ -115,6 +126,10 @@ class Method:
             raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
         if self.between_penalties is None:
             self.between_penalties = self.recover_penalties
+
+    def check(self, probe: Probe) -> None:
+        """Raises UserError where it cannot prune this net with these images; before anything trains."""
+        self.criterion.check(self.allocation.candidates(probe), probe)
 
     @property
     def trains_sparse(self) -> bool:

@@ -14,15 +14,15 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from reprune.errors import UserError
 from reprune.files import write_json
 from reprune.results.rows import flat
-from reprune.runs import compose
-from reprune.runs.compose import composing
+from reprune.runs import store
+from reprune.runs.places import project
 
 Asked = tuple[str, str | None]          # row, control
 
@@ -31,12 +31,12 @@ def compose_rows(root: Path, asked: Iterable[Asked], errors: list[str]) -> dict[
     """-> configs, flat; a line in `errors` for each row that run.py would refuse."""
     asked = {" ".join([f"experiments={row}", *[f"control={control}"] * (control is not None)]): (row, control)
              for row, control in asked}
+    kept, root = root / "outputs/rows.json", project(root)
     if not asked or not (root / "conf/config.yaml").is_file():
-        return {}                                                 # results alone, without the program
-    kept = root / "outputs/rows.json"
+        return {}                                                 # rows alone, without the program
     made_of = {what: digest([root / f"experiments/{row}.yaml"]) for what, (row, _) in asked.items()}
     everything = "-".join([digest(sorted((root / "conf").rglob("*.yaml"))), version("hydra-core"), version("omegaconf"),
-                           digest(sorted(Path(compose.__file__).parent.glob("*.py")))])
+                           digest(sorted(Path(store.__file__).parent.glob("*.py")))])
     known = read(kept, everything)
     if missing := [what for what in asked if known.get(what, {}).get("made_of") != made_of[what]]:
         for what in missing:
@@ -49,12 +49,16 @@ def compose_rows(root: Path, asked: Iterable[Asked], errors: list[str]) -> dict[
 
 
 def composed(root: Path, missing: list[str], errors: list[str]) -> Iterator[tuple[str, dict]]:
+    from hydra.errors import HydraException  # a fifth of a second: only where something is to be composed
+
+    from reprune.runs.compose import composing
+
     with composing(root) as composer:
         for what in missing:
             try:
                 config = OmegaConf.to_container(composer(what.split()), resolve=True, throw_on_missing=True)
                 yield what, flat(json.loads(json.dumps(config)))        # as a record gives it back
-            except (HydraException, OmegaConfBaseException, UserError, ValueError, TypeError) as error:
+            except (HydraException, OmegaConfBaseException, YAMLError, UserError, ValueError, TypeError) as error:
                 file, _, control = what.removeprefix("experiments=").partition(" ")
                 told = " ".join(str(error).split())
                 errors.append(f"experiments/{file}.yaml: does not compose with conf/ any more"

@@ -1,21 +1,15 @@
 """A W&B workspace and report with the panels that these runs are compared by.
 
-    python -m reprune dashboard [--project reprune] [--entity E]        # saves a workspace and a report
-    python -m reprune dashboard --dry-run                               # prints what would be saved, needs no network
-    python -m reprune dashboard --from-records                          # first makes W&B runs of results/runs/*.json
-
 Their addresses are kept in <output-dir>/dashboard.json: the same command brings the same two up to date.
 The panels read what logger=wandb logs. WANDB_MODE=offline with --from-records writes the runs to the disk instead.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
 import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -135,39 +129,33 @@ def backfill(records: list[dict], project: str, entity: str | None, folder: Path
           else f"W&B has {done} of records in the project {project}")
 
 
-def act(args: argparse.Namespace, errors: list[str]) -> None:
-    if args.dry_run:                                              # what W&B is sent, as plain data
+def act(project: str, entity: str | None, results_dir: Path, output_dir: Path, dry_run: bool, from_records: bool,
+        errors: list[str]) -> None:
+    if dry_run:                                                   # what W&B is sent, as plain data
         print(json.dumps({name: json.loads(made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
-                          for name, made in both(args.project, "").items()}, indent=1))
+                          for name, made in both(project, "").items()}, indent=1))
         return
     offline = os.environ.get("WANDB_MODE", "online") != "online"
-    if offline and not args.from_records:
+    if offline and not from_records:
         raise UserError("WANDB_MODE is not online, and a workspace lives on the server: unset it, or use --dry-run")
     wandb.setup(wandb.Settings(silent=True))
     if not offline and not wandb.login(prompt=False, verify=False):
         raise UserError("no W&B API key was found: type `wandb login` or set WANDB_API_KEY; without one there is "
                         "--dry-run, and WANDB_MODE=offline for --from-records")
-    if args.from_records:
-        records = read_all([*args.results_dir.glob("runs/*.json")], checked, args.results_dir, errors)
+    if from_records:
+        records = read_all([*results_dir.glob("runs/*.json")], checked, results_dir, errors)
         if not records and not errors:
-            raise UserError(f"no record in {args.results_dir}/runs")
-        backfill(records, args.project, args.entity, args.output_dir, offline)
+            raise UserError(f"no record in {results_dir}/runs")
+        backfill(records, project, entity, output_dir, offline)
     if not offline:
-        save(args.project, args.entity, args.output_dir / "dashboard.json")
+        save(project, entity, output_dir / "dashboard.json")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reprune dashboard", description=__doc__.splitlines()[0])
-    parser.add_argument("--project", default="reprune", help="of W&B (reprune, as conf/logger/wandb.yaml has it)")
-    parser.add_argument("--entity", help="user or team (your default)")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where records lie (results)")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="where W&B keeps its files (outputs)")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--dry-run", action="store_true", help="print the workspace and the report as JSON; no network")
-    how.add_argument("--from-records", action="store_true", help="first make a W&B run of every published record")
-    args, errors = parser.parse_args(argv), []
+def main(*options: Any) -> list[str]:
+    """options: of `act`. -> what went wrong"""
+    errors: list[str] = []
     try:
-        act(args, errors)
+        act(*options, errors)
     except UserError as error:
         errors.append(str(error))
     except Exception as error:                                    # W&B raises errors of many classes
@@ -175,6 +163,4 @@ def main(argv: list[str] | None = None) -> int:
         errors.append(f"W&B: {' '.join(str(error).split()) or type(error).__name__}{then}")
     finally:
         wandb.teardown()                                          # its service writes the last lines now
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return errors

@@ -6,11 +6,13 @@ Of a config, which is most of a record, only its hash is kept with the run, and 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,21 +20,21 @@ from typing import Any
 from pydantic_core import to_json
 
 from reprune.errors import UserError
-from reprune.results.rows import flat, read_all
+from reprune.results.rows import bounded, flat, read_all
 from reprune.runs.fingerprint import PARTS
-from reprune.runs.store import counted, digest
+from reprune.runs.store import counted
 from reprune.schema import STAGES, Record
+
+HOLE = "${seed}"        # a config that is resolved holds nothing like it
 
 
 @dataclass(slots=True)
 class Run:
-    """One record without its bulk."""
+    """One record, without its bulk."""
 
-    record: Record              # config, widths, curves and group_norms are empty
-    config_id: str              # of what determines the result, without the seed
+    record: Record              # config, widths, curves and group_norms are empty, where nobody asks for the whole
+    config_id: str              # see `config_id`
     norms: dict[str, float]     # what sparse training has left: see `norms_of`
-    limit: int | None           # of the images
-    last_epochs: int | None     # of recovery after the last round
 
     @property
     def same(self) -> tuple:
@@ -47,27 +49,30 @@ class Run:
         return f"{at.device}, batch {at.batch_size:g}, {at.threads:g} thread{'s' * (at.threads != 1)}"
 
 
-def read_runs(root: Path, errors: list[str]) -> tuple[list[Run], dict[str, dict[str, Any]]]:
+def read_runs(root: Path, errors: list[str], whole: bool = False) -> tuple[list[Run], dict[str, dict[str, Any]]]:
     """-> runs, in the order of their keys; {config_id: config, flat}. Each bad file becomes a line in `errors`."""
+    ids: dict[bytes, str] = {}                                    # of configs that differ in nothing but the seed
     configs: dict[str, dict[str, Any]] = {}
 
     def read(file: Path) -> Run:
         record = read_record(file)
         if record.key != file.stem:
             raise UserError(f"key {record.key!r} must be the name of the file")
-        counts = counted(record.config)
-        if record.key != (key := digest(counts)):                 # else a copy would be averaged in twice
+        config = {**record.config, "seed": HOLE}
+        if (text := to_json(config)) not in ids:
+            ids[text] = config_id(counted(config))
+            configs.setdefault(ids[text], flat(config))
+        key = hashlib.sha256(ids[text].replace(f'"{HOLE}"', json.dumps(record.config.get("seed"))).encode())
+        if record.key != (key := key.hexdigest()[:16]):           # else a copy would be averaged in twice
             raise UserError(f"key {record.key} is not that of its config, {key}: a copy, or changed by hand")
         if record.experiment is None:
             raise UserError("experiment: must be the id of a row, not None")
-        run = run_of(record, counts)
-        configs.setdefault(run.config_id, record.config)
-        record.config, record.widths, record.curves, record.group_norms = {}, {}, {}, None
+        run = Run(record, ids[text], norms_of(record.group_norms or {}))
+        if not whole:
+            record.config, record.widths, record.curves, record.group_norms = {}, {}, {}, None
         return run
 
-    with no_cycles():
-        runs = read_all([*root.glob("results/runs/*.json")], read, root, errors)
-        return runs, {name: flat(config) for name, config in configs.items()}
+    return read_all([*root.glob("results/runs/*.json")], read, root, errors), configs
 
 
 @contextmanager
@@ -79,32 +84,22 @@ def no_cycles() -> Iterator[None]:
         yield
     finally:
         if on:
+            gc.freeze()                                           # and back: among the old, which are seldom looked
+            gc.unfreeze()                                         # through; else the next look would begin with all
             gc.enable()
 
 
 def read_record(file: Path) -> Record:
-    return Record.read(file.read_bytes())
-
-
-def run_of(record: Record, counts: dict[str, Any]) -> Run:
-    """counts: of its config, see store.counted."""
-    config, recover = record.config, record.config["recipe"].get("recover")
-    return Run(record, config_id(counts), norms_of(record.group_norms or {}), config["dataset"].get("limit"),
-               recover.get("epochs") if isinstance(recover, dict) else None)
+    return Record.read(bounded(file).read_bytes())
 
 
 def config_id(counts: dict[str, Any]) -> str:
-    """Of what counts of a config, whatever the order of its keys, but for the seed. Seeds share one: it is sorted once.
+    """What counts of a config as one text (its hash: the key), whatever the order of its names; no seed, but a hole.
 
     >>> config_id({"a": 1, "b": 2}) == config_id({"b": 2, "a": 1, "seed": 3})
     True
     """
-    return _sorted(to_json({name: value for name, value in counts.items() if name != "seed"}))
-
-
-@cache
-def _sorted(text: bytes) -> str:
-    return digest(json.loads(text))
+    return json.dumps({**counts, "seed": HOLE}, sort_keys=True)
 
 
 def norms_of(layers: dict[str, list[float]]) -> dict[str, float]:
@@ -115,7 +110,7 @@ def norms_of(layers: dict[str, list[float]]) -> dict[str, float]:
     """
     if not layers:
         return {}
-    every = sorted(norm for norms in layers.values() for norm in norms)
+    rising = [sorted(norms) for norms in layers.values()]
+    every = sorted(chain(*rising))
     return {"groups": len(every), "largest": every[-1], "median": median(every),
-            "near": sum(norm <= limit for norms in layers.values() for limit in [0.01 * max(norms)] for norm in norms),
-            "small": sum(norm < 0.01 for norm in every)}
+            "near": sum(bisect_right(norms, 0.01 * norms[-1]) for norms in rising), "small": bisect_left(every, 0.01)}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -15,21 +16,28 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reprune.errors import UserError
+from reprune.runs.places import project, row_files
 from reprune.runs.store import NEUTRAL, NOT_IN_KEY
 from reprune.schema import GROUPS, Claim, Paper, Row
 
 OVERRIDE = re.compile(r"override /(model|dataset|method|recipe|trainer)(/\w+)?")
-LARGEST = 16 * 2**20                                        # bytes of a record or row
+LARGEST = 16 * 2**20                                        # bytes of a record
+LONGEST = 32 * 2**10                                        # characters of a row, or of papers.yaml
 LEFT_OUT = frozenset(("seed", *NOT_IN_KEY))
 
 
 def read_yaml(file: Path) -> Any:
     """The same reading of YAML as Hydra's: a name that is given twice is an error. Few lines of aliases can stand for
-    more than a memory holds, so there are none."""
+    more than a memory holds, so there are none; and of a text 40 KiB take a second."""
     text = file.read_text(encoding="utf-8")
+    if len(text) > LONGEST:
+        raise UserError(f"content of {len(text)} characters is not read: at most {LONGEST}")
     if "&" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise UserError("aliases (*name) are not read: write the value out")
-    return OmegaConf.to_container(OmegaConf.create(text or "{}"))
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text or "{}"))
+    except RecursionError:
+        raise UserError("content cannot be read: it is nested too deeply") from None
 
 
 def read_row(file: Path) -> Row:
@@ -83,16 +91,21 @@ def read_papers(content: Any, rows: set[str], errors: list[str]) -> dict[str, Pa
     return found
 
 
+def bounded(file: Path) -> Path:
+    """The same. Raises UserError for what has no end, or is larger than any record or row."""
+    if not S_ISREG(file.stat().st_mode):                          # a pipe would never end
+        raise UserError("content cannot be read: not a file")
+    if (size := file.stat().st_size) > LARGEST:
+        raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
+    return file
+
+
 def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors: list[str]) -> list:
     """What `read` makes of each file; a bad file becomes one line in `errors`, one that has gone by now is nothing."""
     found = []
-    for file in sorted(files):
+    for file in sorted(files, key=attrgetter("parts")):
         try:
-            if not S_ISREG(file.stat().st_mode):                  # a pipe would never end
-                raise UserError("content cannot be read: not a file")
-            if (size := file.stat().st_size) > LARGEST:
-                raise UserError(f"content of {size} bytes is not read: at most {LARGEST}")
-            found.append(read(file))
+            found.append(read(bounded(file)))
         except FileNotFoundError:
             if file.is_symlink():                                 # to nowhere
                 errors.append(f"{file.relative_to(root).as_posix()}: content cannot be read: a link to nothing")
@@ -102,17 +115,27 @@ def read_all(files: list[Path], read: Callable[[Path], Any], root: Path, errors:
     return found
 
 
-def flat(node: Any, prefix: str = "", neutral: dict[str, Any] = NEUTRAL) -> dict[str, Any]:
+def flat(node: dict, neutral: dict[str, Any] = NEUTRAL) -> dict[str, Any]:
     """Nested mappings as {dotted name: value}, without what a result does not depend on, the seed, and the options
     whose value means what runs did before there were any: earlier records do not have them.
 
     >>> flat({"method": {"p": 1, "rates": {2: 0.5}, "allocation": {"multiple": 1}}, "seed": 3})
     {'method.p': 1, 'method.rates.2': 0.5}
     """
-    if not isinstance(node, dict):
-        return {} if node == neutral.get(prefix, ...) else {prefix: node}
-    return {name: leaf for key, value in node.items() if (at := f"{prefix}.{key}" if prefix else str(key))
-            not in LEFT_OUT for name, leaf in flat(value, at, neutral).items()}
+    found: dict[str, Any] = {}
+
+    def add(node: dict, prefix: str) -> None:
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if name in LEFT_OUT:
+                continue
+            if isinstance(value, dict):
+                add(value, f"{name}.")
+            elif name not in neutral or value != neutral[name]:
+                found[name] = value
+
+    add(node, "")
+    return found
 
 
 def departures(row: Row, chosen: dict[str, Any], config: dict[str, Any]) -> set[str]:
@@ -121,13 +144,21 @@ def departures(row: Row, chosen: dict[str, Any], config: dict[str, Any]) -> set[
             | {name for name, value in row.config.items() if config.get(name, NEUTRAL.get(name)) != value})
 
 
-def row_ids(root: Path) -> set[str]:
-    return {f"{file.parent.name}/{file.stem}" for file in root.glob("experiments/*/*.yaml")}
+def rows_of(root: Path, ids: Iterable[str]) -> list[Row]:
+    """Those of these ids that can be run in a folder. Raises UserError for the first that is not as it must be."""
+    files, rows, errors = row_files(root), [], []
+    for file in (files[row] for row in ids if row in files):
+        rows += read_all([file], read_row, file.parents[2], errors)
+    if errors:
+        raise UserError(errors[0])
+    return rows
 
 
 def read_rows(root: Path, errors: list[str]) -> tuple[list[Row], dict[str, Paper]]:
     """-> rows, and what papers.yaml says of their folders"""
-    rows = read_all([*root.glob("experiments/*/*.yaml")], read_row, root, errors)
+    root = project(root)
+    files = [*root.glob("experiments/*/*.yaml")]
+    rows = read_all(files, read_row, root, errors)
     first: dict[tuple[str, str], Row] = {}
     for row in rows:
         same = first.setdefault((row.paper, row.title), row)
@@ -137,4 +168,5 @@ def read_rows(root: Path, errors: list[str]) -> tuple[list[Row], dict[str, Paper
     if not rows:
         errors.append("experiments: no row, expected experiments/<paper>/<row>.yaml")
     papers = read_all([root / "experiments/papers.yaml"], read_yaml, root, errors)
-    return rows, read_papers(papers[0] if papers else None, row_ids(root), errors)
+    return rows, read_papers(papers[0] if papers else None,
+                             {f"{file.parent.name}/{file.stem}" for file in files}, errors)

@@ -1,17 +1,9 @@
-"""One run explained: what it is, how to repeat it, what it measured, and beside what claim of a paper it stands.
-
-    python -m reprune show KEY|FILE [--output-dir outputs] [--results-dir results]
-
-KEY: the first digits are enough (tables show eight). FILE: a record, or the folder of a run.
-"""
+"""One run explained: what it is, how to repeat it, what it measured, and beside what claim of a paper it stands."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import shlex
-import sys
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -22,13 +14,13 @@ from rich.table import Table
 
 from reprune.errors import UserError
 from reprune.results.lines import averaged
-from reprune.results.records import read_record, run_of
+from reprune.results.records import Run, read_record
 from reprune.results.render.text import origin, points, stated
-from reprune.results.rows import departures, flat, read_all, read_row
+from reprune.results.rows import departures, flat, rows_of
 from reprune.results.verdict import verdict
 from reprune.runs.compose import composing
 from reprune.runs.fingerprint import changed, fingerprint
-from reprune.runs.store import counted, key_of, plain
+from reprune.runs.store import key_of, plain
 from reprune.runs.targets import foreign
 from reprune.schema import STAGES, Claim, Record, Row
 
@@ -64,12 +56,7 @@ def read(file: Path) -> Record:
 
 def row_of(record: Record, root: Path) -> Row | None:
     """None: not of a row, or the row is gone."""
-    errors: list[str] = []
-    file = root / "experiments" / f"{record.experiment}.yaml"
-    rows = read_all([file] * (record.experiment is not None and file.is_file()), read_row, root, errors)
-    if errors:
-        raise UserError(errors[0])
-    return rows[0] if rows else None
+    return next(iter(rows_of(root, [record.experiment] if record.experiment else [])), None)
 
 
 # ---------------------------------------------------------------- parts of the page
@@ -92,7 +79,7 @@ def about(record: Record, row: Row | None) -> list[str]:
         lines += [f"claim     {'; '.join(said)}", f"from      {escape(origin(claim))}"]
         lines += [f"note      {escape(note)}" for note in (claim.setting, claim.reconstruction) if note]
     config = flat(record.config)
-    line = averaged(row, [run_of(record, counted(record.config))], config)
+    line = averaged(row, [Run(record, "", {})], config)
     lines.append(f"this is   {SECTIONS[line.section]}")
     if line.section == "full":
         lines.append(f"verdict   {verdict(claim, 'full', line.values)}, of this run alone")
@@ -223,16 +210,6 @@ def show(record: Record, file: Path, root: Path, console: Console) -> None:
     say([f"record    {escape(str(file))}", *[f"net       {escape(str(net))}   (reprune.load)"] * net.is_file()])
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reprune show", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("run", metavar="KEY|FILE", help="the first digits of a key, a record, or the folder of a run")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="where runs lie (outputs)")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where published ones lie (results)")
-    args = parser.parse_args(argv)
-    try:
-        file = find(args.run, args.output_dir, args.results_dir)
-        show(read(file), file, Path(os.environ.get("REPRUNE_ROOT", ".")), Console())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(run: str, output_dir: Path, results_dir: Path) -> None:
+    file = find(run, output_dir, results_dir)
+    show(read(file), file, Path(), Console())

@@ -1,9 +1,7 @@
 """Result tables: experiments/*/*.yaml (rows and claims) joined with results/runs/*.json (records) -> results/.
 
-    python -m reprune tables            writes results/<paper>.md, README.md, results.csv, latex/<paper>.tex, and what a
-                                        record is: record.schema.json
-    python -m reprune report            writes results/index.html: all of it on one page
-    ... --check                         writes nothing; names the files that differ from what the records say
+    tables      results/<paper>.md, README.md, results.csv, latex/<paper>.tex, and what a record is: record.schema.json
+    report      results/index.html: all of it on one page
 
 Every number is read from a claim or a record. A line of a table holds the runs of one row that differ in nothing but
 the seed: runs of other settings stand on lines of their own, and short runs in a section of their own.
@@ -11,11 +9,9 @@ the seed: runs of other settings stand on lines of their own, and short runs in 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,23 +65,13 @@ def csv_cell(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def main_report(argv: list[str]) -> int:
-    return main(argv, report)
-
-
-def main(argv: list[str], build: Build = tables) -> int:
-    name = build.__name__
-    parser = argparse.ArgumentParser(prog=f"python -m reprune {name}", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
-    parser.add_argument("--root", type=Path, default=Path(), help="folder of experiments/ and results/ (default: here)")
-    args = parser.parse_args(argv)
+def write(build: Build, root: Path, check: bool) -> list[str]:
+    """-> what is wrong; check: nothing is written, a file that differs is wrong."""
     errors: list[str] = []
-    for name_of, text in sorted(build(args.root, errors).items()):
-        file = args.root / "results" / name_of
-        if not args.check:
+    for name, text in sorted(build(root, errors).items()):
+        file = root / "results" / name
+        if not check:
             write_text(file, text)
         elif not file.is_file() or file.read_bytes() != text.encode():
-            errors.append(f"results/{name_of} differs from what the records say: run make {name}")
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+            errors.append(f"results/{name} differs from what the records say: run make {build.__name__}")
+    return errors

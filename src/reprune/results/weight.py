@@ -1,8 +1,8 @@
 """The weight of a row's penalty, by one rule: the largest whose sparse net loses at most 0.3 points of top-1 on
 held-out images. How much one net bears says little of another, and many papers state no weight.
 
-    python run.py -m experiments=PAPER/ROW method.prunes=false method.penalties.hgsr.weight=1e-3,3e-4,1e-4
-    python -m reprune weight PAPER/ROW              what these records say, and which weight the rule chooses
+    reprune run -m experiments=PAPER/ROW method.prunes=false method.penalties.hgsr.weight=1e-3,3e-4,1e-4
+    reprune weight PAPER/ROW              what these records say, and which weight the rule chooses
 
 Each value costs its sparse training alone. The loss is against the baseline of the same seed, averaged over the seeds;
 baselines that were given do not count: they may have learnt from the images held out here.
@@ -10,7 +10,6 @@ baselines that were given do not count: they may have learnt from the images hel
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,14 +53,11 @@ def losses(found: Mapping[float, list[tuple[float, float]]]) -> dict[float, floa
     return {weight: fmean(before - after for before, after in each) for weight, each in found.items()}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reprune weight", description=__doc__.split("\n\n", 1)[0])
-    parser.add_argument("row", metavar="PAPER/ROW")
-    row = parser.parse_args(argv).row
-    found = tried(Path(), row)
+def main(row: str, root: Path) -> None:
+    found = tried(root, row)
     if not found:
         raise UserError(f"results/runs holds no record of {row} with method.prunes=false and a baseline trained here; "
-                        f"try weights: python run.py -m experiments={row} method.prunes=false "
+                        f"try weights: reprune run -m experiments={row} method.prunes=false "
                         "method.penalties.hgsr.weight=1e-3,1e-4,1e-5")
     table = Table("weight", "baseline, held out", "after sparse training", "points lost", "seeds")
     lost = losses(found)
@@ -72,4 +68,3 @@ def main(argv: list[str] | None = None) -> int:
     console.print(table)
     console.print(f"the largest that loses at most {MOST} points: " + ("none, try smaller ones" if best is None else
                                                                        f"{best:g}"))
-    return 0

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from reprune.errors import UserError
 from reprune.files import writable
+from reprune.runs.hints import told
 from reprune.runs.store import Store
+
+PARTS = ("baseline", "sparse", "between", "recover")    # of a recipe
 
 
 def check(cfg: DictConfig) -> None:
@@ -16,6 +20,10 @@ def check(cfg: DictConfig) -> None:
     emulates, a place that takes no record."""
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed must be a whole number from 0 up, not {cfg.seed!r}")
+    for name in ("batch_size", "eval_batch_size", *(f"{part}.epochs" for part in PARTS)):
+        value, least = OmegaConf.select(cfg.recipe, name), int("size" in name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise UserError(f"recipe.{name} must be a whole number from {least} up, not {value!r}")
     outputs, classes = cfg.model.get("classes"), cfg.dataset.get("classes")
     if isinstance(classes, int) and not (outputs is None or isinstance(outputs, int) and outputs >= classes):
         raise UserError(f"model.classes must be a whole number from {classes} up, the classes of dataset "
@@ -36,3 +44,23 @@ def check_bf16(cfg: DictConfig) -> None:
     if cpu_bf16(cfg, device(cfg)) and not native_bf16():
         raise UserError(f"trainer.precision={cfg.trainer.precision} on a CPU without bfloat16 instructions "
                         "(avx512_bf16 or amx_bf16) would be very slow: use trainer=auto")
+
+
+def trainable(cfg: DictConfig) -> None:
+    """Raises UserError for a device that is not there, and for an optimiser or a schedule that cannot take a step."""
+    import torch
+
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={cfg.trainer.accelerator}: torch finds no GPU here; "
+                        "trainer=auto trains on the CPU")
+    for part in PARTS:
+        if (recipe := cfg.recipe.get(part)) is None or recipe.get("epochs") == 0:
+            continue
+        try:
+            optimizer = instantiate(recipe.optimizer)([torch.nn.Parameter(torch.zeros(1, 1))])
+            schedule = None if recipe.scheduler is None else instantiate(recipe.scheduler)(optimizer)
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+        except Exception as error:                                # whatever torch makes of it
+            raise UserError(f"recipe.{part}, its optimizer or scheduler: {told(error)}") from error

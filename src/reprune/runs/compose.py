@@ -21,8 +21,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from reprune.errors import UserError
 from reprune.runs.control import settle
+from reprune.runs.places import additions, home
 from reprune.runs.store import HERE
 
 
@@ -77,14 +77,12 @@ class Composer:
 
 @contextmanager
 def composing(root: Path) -> Iterator[Composer]:
-    """Makes the configs of a checkout, outside of its command and its jobs."""
-    if not (root / "conf" / "config.yaml").is_file():
-        raise UserError(f"no conf/config.yaml in {root.absolute()}: start this where run.py lies")
-    before = os.environ.get("REPRUNE_ROOT")
-    os.environ["REPRUNE_ROOT"] = str(root.resolve())              # where conf/config.yaml finds experiments/
+    """Makes the configs that can be run in a folder, outside of its command and its jobs."""
+    place, before = home(root), os.environ.get("REPRUNE_ROOT")
+    os.environ["REPRUNE_ROOT"] = str(place)                       # where conf/config.yaml finds experiments/
     try:
-        with outside_of_jobs(), initialize_config_dir(str(root.resolve() / "conf"), version_base="1.3"):
-            yield Composer(GlobalHydra.instance().config_loader())
+        with outside_of_jobs(), initialize_config_dir(str(place / "conf"), version_base="1.3"):
+            yield Composer(GlobalHydra.instance().config_loader(), fixed=additions(root))
     finally:
         os.environ.pop("REPRUNE_ROOT")
         if before is not None:

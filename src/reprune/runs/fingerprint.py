@@ -1,8 +1,9 @@
-"""Which version of a method, of the data and of a model a run was made with: hashes of the code its config names.
+"""Which version of a method, of the data, of a model and of training a run was made with: hashes of the code that its
+config names, and of what trains every net.
 
 The commit in a record names the whole checkout, and so differs between any two states of the project; two seeds may
-only be averaged silently, and a result may only be served again, if the code of their method, data and model is the
-same. It is found by reading source: nothing that a config names is imported for it.
+only be averaged silently, and a result may only be served again, if the code of all four is the same. It is found by
+reading source: nothing that a config names is imported for it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-PARTS = ("method", "dataset", "model")
+PARTS = ("method", "dataset", "model", "training")          # the first three: parts of a config
 PACKAGE = Path(__file__).parents[1]
 WINGS = tuple(f"{PACKAGE.name}.{wing}" for wing in ("methods", "pruning", "structure", "models", "data"))
+TRAINING = (f"{PACKAGE.name}.pipeline", f"{PACKAGE.name}.training")     # of every run, whatever its config names
 READER = "reprune.models.load_weights"  # of the weights that a model is given
 
 
 def fingerprint(config: dict) -> dict[str, str]:
-    """Eight digits for each of PARTS: of the modules that define its `_target_`s, and of what these import."""
-    given = [READER] * bool(config["model"].get("weights"))
-    return {part: _digits(frozenset([*targets(config[part]), *(given if part == "model" else ())])) for part in PARTS}
+    """Eight digits for each of PARTS: of the modules that define its `_target_`s, and of what these import; of training
+    without what it uses of other wings, which stands in the other parts."""
+    named = {part: frozenset(targets(config[part])) for part in PARTS[:3]}
+    if config["model"].get("weights"):
+        named["model"] |= {READER}
+    return {**{part: _digits(names) for part, names in named.items()}, PARTS[3]: _digits(frozenset(TRAINING), TRAINING)}
 
 
 def changed(code: Any, now: dict[str, str]) -> str:
@@ -53,21 +58,21 @@ def targets(node: Any) -> Iterator[str]:
 
 
 @cache
-def _digits(named: frozenset[str]) -> str:
-    files = sorted({(module, file) for target in named for module, file in sources(target).items()})
+def _digits(named: frozenset[str], wings: tuple[str, ...] = WINGS) -> str:
+    files = sorted({(module, file) for target in named for module, file in sources(target, wings).items()})
     return hashlib.sha256("".join(code_of(file) for _, file in files).encode()).hexdigest()[:8]
 
 
 @cache
-def sources(target: str) -> dict[str, Path]:
-    """{module: its file} of the one that defines a target, and of all below WINGS that it imports, directly or not."""
+def sources(target: str, wings: tuple[str, ...] = WINGS) -> dict[str, Path]:
+    """{module: its file} of the one that defines a target, and of all below `wings` that it imports in the end."""
     found, todo = {}, [home(target)]
     while todo:
         module = todo.pop()
         if module not in found and (file := file_of(module)) is not None:
             found[module] = file
             todo += [at for name in imports(module) if _below(name, PACKAGE.name) for at in [home(name)]
-                     if any(_below(at, wing) for wing in WINGS)]
+                     if any(_below(at, wing) for wing in wings)]
     return found
 
 

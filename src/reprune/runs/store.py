@@ -29,13 +29,14 @@ if TYPE_CHECKING:                       # torch is imported with the first net: 
     from torch import nn
 
 PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")         # where things lie: not in records either
-HERE = (*PLACES, "dataset.workers", "logger", "force", "search", "trainer.enable_progress_bar")   # of no use elsewhere
+HERE = (*PLACES, "dataset.workers", "logger", "force", "fail_fast", "search",
+        "trainer.enable_progress_bar")   # of no use elsewhere
 # What a result does not depend on: besides, what a run is called, and where it runs.
 NOT_IN_KEY = (*HERE, "claim", "control", "experiment", "measure", "recipe.name", "recipe.paper_epochs",
               "threads", "trainer.accelerator", "speed.graph")
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
 NEUTRAL = {"method.allocation.multiple": 1, "method.penalties.hgsr.scale": "sum", "method.prunes": True,
-           "speed.compile": False, "trainer.devices": 1}
+           "method.rounds.batches": None, "speed.compile": False, "trainer.devices": 1}
 PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 SEVERAL = ("trainer.devices", "trainer.strategy", "trainer.sync_batchnorm")    # of no effect where there is one device
 
@@ -139,6 +140,11 @@ class Store:
         """That would make this run now: of its method, its data and its model."""
         return fingerprint(self.config)
 
+    @property
+    def baseline_code(self) -> dict[str, str]:
+        """The same, of its baseline: no method has a part in it."""
+        return {part: digits for part, digits in self.code.items() if part != "method"}
+
     def finished(self) -> dict | None:
         """The record of this very run, if it is there, whole, and of today's code; a line says why what is there does
         not count."""
@@ -182,9 +188,8 @@ class Store:
         """The unpruned net, for one process at a time: made by the first run that asks, found by the others."""
         folder = self.root / "baselines" / baseline_key(self.config)
         with locked(folder, f"baseline {folder.name}"):
-            code = {part: digits for part, digits in self.code.items() if part != "method"}
             yield Stage(*(folder / name for name in ("net.safetensors", "baseline.json", "unfinished.ckpt")),
-                        folder.name, code)
+                        folder.name, self.baseline_code)
 
     def stage(self, name: str) -> Stage:
         """One of this run's own: made once, found by an attempt that goes on after a break."""

@@ -12,9 +12,12 @@ from reprune.structure.groups import traced
 
 
 def conv_numbers(net: nn.Module) -> dict[str, int]:
-    """Conv layers numbered from 1 in order of execution; shortcut projections are not counted (Li et al. 2017)."""
-    convs = nn.Conv1d | nn.Conv2d | nn.Conv3d
-    names = [name for name, axis in traced(net).axes if axis == "out" and isinstance(net.get_submodule(name), convs)]
+    """Conv layers numbered from 1 in order of execution; shortcut projections are not counted (Li et al. 2017).
+
+    Where there are none, as in LeNet-300-100, the linear layers are."""
+    layers = [(name, net.get_submodule(name)) for name, axis in traced(net).axes if axis == "out"]
+    names = [name for name, layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)] or \
+        [name for name, layer in layers if isinstance(layer, nn.Linear)]
     counted = [n for n in names if "downsample" not in n and "shortcut" not in n]
     return {**dict.fromkeys(names, 0), **{n: i for i, n in enumerate(counted, 1)}}
 

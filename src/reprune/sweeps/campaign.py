@@ -1,8 +1,7 @@
-"""What a campaign runs next, and how long that takes. Its processes: campaign_runs.py"""
+"""What a campaign runs next. How long that takes: throughput.py; its processes: campaign_runs.py"""
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,19 +21,19 @@ from reprune.errors import UserError
 from reprune.results.rows import read_rows
 from reprune.runs.checks import check
 from reprune.runs.compose import composing
+from reprune.runs.content import one_look
 from reprune.runs.store import Store
 from reprune.runs.targets import hold
 from reprune.schema import Row
-from reprune.structure.cost import cost, latency
+from reprune.structure.cost import cost
 from reprune.structure.groups import trace
 from reprune.sweeps.cells import told
 from reprune.sweeps.status import DONE, RUNNING, baseline, state, trained
-from reprune.training.checkpoints import spent
-from reprune.training.classifier import device
+from reprune.training.speed import native_bf16
 
 CONTROLS = ("random", "l1", "scratch")                  # of a row with a claim: control=NAME
 QUIET = "trainer.enable_progress_bar=false"             # a bar in a log file is noise; no key depends on it
-STEP = 3                # forward passes that a training step costs: a backward one takes two
+BF16 = "trainer=cpu_bf16"
 TODO = "not begun"
 WHY = (                 # the order, behind what is half done; of what is no "seed", one seed each
     "a claim",          # at the paper's whole recipe, if it fits into the time left
@@ -73,6 +72,10 @@ class Job:
     def name(self) -> str:
         return f"{self.row}{f' control={self.control}' if self.control else ''} seed {self.seed}"
 
+    @property
+    def untouched(self) -> bool:
+        return self.state == TODO and not self.begun and not (self.baseline and trained(self.store))
+
     def refresh(self) -> None:
         """What the files say by now. A record counts wherever it lies: outputs/ stays behind, results/ travels. Jobs
         that share a baseline are half done until one of them has trained it."""
@@ -108,21 +111,33 @@ def order(jobs: Sequence[Job], left: float, seconds: Callable[[Job], float]) -> 
 
 def find(root: Path, patterns: Sequence[str], seeds: Sequence[int], overrides: Sequence[str],
          controls: Sequence[str] = CONTROLS) -> tuple[list[Job], dict[str, list[str]]]:
-    """-> jobs, one per key; {why: rows} of those that cannot run here. Raises UserError for a pattern without a row."""
+    """-> jobs, one per key; {why: rows} of those that cannot run here. Raises UserError for a pattern without a row.
+
+    Where nobody chooses a trainer and this is a CPU with bfloat16, jobs are in bfloat16, but not the seeds of what has
+    begun in float32."""
     errors: list[str] = []
     rows, _ = read_rows(root, errors)
     if lost := [p for p in patterns if not any(fnmatchcase(row.id, p) for row in rows)]:
         raise UserError(f"rows {lost[0]!r} matches no row; the rows are: {', '.join(row.id for row in rows)}")
     cases = [(row, control) for row in sorted(rows, key=lambda row: not row.claim) for control in (None, *controls)
              if (row.claim or not control) and any(fnmatchcase(row.id, p) for p in patterns)]
+    faster = not (any(o.lstrip("+~").startswith("trainer") for o in overrides)
+                  or torch.cuda.is_available()) and native_bf16()
     jobs, skipped = {}, defaultdict(list, {line: [] for line in errors})
-    with composing(root) as compose:
+    with one_look(), composing(root) as compose:
         for row, control in cases:
             name = [f"experiments={row.id}", *([f"control={control}"] if control else [])]
+
+            def found(*more: str, name=name, row=row, control=control) -> list[Job]:
+                whats = [[*name, QUIET, *more, *overrides, f"seed={seed}"] for seed in seeds]
+                return [look(compose(what), row, Job(row.id, seed, control, overrides=what))
+                        for seed, what in zip(seeds, whats, strict=True)]
+
             try:
-                for seed in seeds:
-                    what = [*name, QUIET, *overrides, f"seed={seed}"]
-                    job = look(compose(what), row, Job(row.id, seed, control, overrides=what))
+                these = found()
+                if faster and all(job.untouched for job in these):
+                    these = found(BF16)
+                for job in these:
                     jobs.setdefault(job.store.key, job).controls.update([row.id] if control else [])
             except Exception as error:                  # whatever it is, a run of it would meet it too
                 skipped[told(error)].append(" ".join([row.id, *name[1:]]))
@@ -177,73 +192,3 @@ def records(jobs: Iterable[Job]) -> list[dict]:
                 record = json.loads(file.read_text(encoding="utf-8"))
                 found.append((record["started"], record["key"], record["experiment"], record))
     return [record for *_, record in sorted(found, key=lambda f: f[:2])]
-
-
-class Throughput:
-    """seconds(job): its multiply-adds, over those per second seen on this device so far.
-
-    The unpruned net stands for all stages: an upper bound for what is recovered. Nets of another size run at another
-    speed, so the one seen nearest in MACs counts. start: seconds until a run has begun to train."""
-
-    def __init__(self, jobs: Sequence[Job], threads: int, start: float, limit: float = math.inf):
-        on = device(OmegaConf.create(jobs[0].store.config))       # and what else runs share that are as fast:
-        self.here = {"device": on, **({"threads": threads} if on == "cpu" else
-                                      {"device_name": torch.cuda.get_device_name()})}
-        self.start = start
-        self.images = {json.dumps(job.store.config["dataset"], sort_keys=True): job.images for job in jobs}
-        self.rates: dict[int, float] = {}               # MACs of a net -> multiply-adds per second
-        self.rest: dict[tuple, float] = {}              # row, control -> seconds of pruning and measuring
-        for record in records(jobs):
-            self.learn(record)
-        if not self.rates:
-            torch.set_num_threads(threads)
-            self.calibrate((job for job in jobs if job.state == TODO), limit)
-
-    def learn(self, record: dict) -> None:
-        """From a run of this device, as far as it has trained: later ones replace earlier ones of the same net."""
-        if any(record["env"].get(name) != value for name, value in self.here.items()):
-            return
-        took, macs = defaultdict(float, record["seconds"]), record["baseline"]["macs"]
-        self.rest[record["experiment"], record.get("control")] = took["prune"] + took["measure"]
-        epochs, seconds = (of["sparse"] + of["recover"] for of in (record["epochs"], took))
-        work = STEP * macs * self.images.get(json.dumps(record["config"]["dataset"], sort_keys=True), 0) * epochs
-        if work and seconds > 0:                        # a baseline may have been found: its seconds say nothing
-            self.rates[macs] = work / seconds
-
-    def calibrate(self, jobs: Iterable[Job], limit: float) -> None:
-        """Times forward passes of the nets, the small ones first, as long as those of one fit into `limit` seconds."""
-        for job in sorted({job.macs: job for job in jobs}.values(), key=lambda job: job.macs):
-            config, batch = job.store.config, job.store.config["recipe"]["batch_size"]
-            if self.rates and 5 * job.macs * batch / self.rate(job.macs) > limit:
-                break
-            net = models.build({**config["model"], "weights": None})
-            x = torch.zeros(batch, *(config["dataset"][of] for of in ("channels", "size", "size")))
-            net, x = (part.to(self.here["device"], memory_format=torch.channels_last) for part in (net, x))
-            self.rates[job.macs] = job.macs * batch / (latency([net], x, seconds=0.5)[0].ms / 1000)
-
-    def rate(self, macs: int) -> float:
-        return self.rates[min(self.rates, key=lambda seen: abs(math.log(seen / macs)))]
-
-    def __call__(self, job: Job) -> float:
-        """Seconds that are left of it."""
-        rate, stages = self.rate(job.macs), job.store.folder / "stages"
-        need = {stage: STEP * job.macs * job.images * epochs / rate for stage, epochs in job.epochs.items()}
-        if job.baseline is not None:
-            need["baseline"] = 0 if trained(job.baseline) else need["baseline"] - gone(job.baseline, "*.ckpt")
-        later = need["sparse"] + need["recover"] - gone(stages, "*.ckpt") - gone(stages, "*.json")
-        rest = self.rest.get(job.case, job.macs * job.tested / rate)
-        return self.start + max(need["baseline"], 0) + max(later, 0) + rest
-
-
-def gone(folder: Path, files: str) -> float:
-    """Seconds that went into what files hold: checkpoints of a stage, facts of finished ones."""
-    with suppress(OSError):                             # a run replaces them meanwhile
-        return sum(gone_into(file, file.stat().st_mtime_ns) for file in folder.glob(files))
-    return 0.0
-
-
-@cache
-def gone_into(file: Path, _: int) -> float:
-    with suppress(ValueError, KeyError, TypeError):     # facts without a time
-        return spent(file) if file.suffix == ".ckpt" else json.loads(file.read_text())["facts"]["facts"]["seconds"]
-    return 0.0

@@ -17,43 +17,28 @@ time. What --out has collected is taken in where run.py lies: cat FOLDER/records
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tabulate import tabulate
 
 from reprune.errors import UserError
-from reprune.files import MIB, write_tar
-from reprune.sweeps.campaign import CONTROLS, TODO, Job, Throughput, find, order
+from reprune.files import write_tar
+from reprune.sweeps.bundle import pack
+from reprune.sweeps.campaign import BF16, CONTROLS, TODO, Job, find, order
 from reprune.sweeps.status import DONE, FAILED, RUNNING, last_line, stage, trained
-from reprune.sweeps.workers import start
+from reprune.sweeps.throughput import Throughput
+from reprune.sweeps.workers import shares, start
 
 STOPPED = "stopped"
 SAVING = 30.0           # seconds before the end at which runs are told to stop: for a batch, a checkpoint, --out
 PAUSE = 0.2             # seconds between two looks at the runs
-SOURCE = ("run.py", "pyproject.toml", "constraints.txt", "LICENSE", "README.md", "Makefile", "conf", "experiments",
-          "src", "results/runs")
-SPARED = ("torch", "torchvision",                       # must fit the machine's GPU: the machine brings them
-          "wandb", "matplotlib")                        # of tables, figures and a logger: no run needs them
-UNPACK = """\
-#!/bin/sh
-# sh unpack.sh FOLDER     unpacks all pieces into FOLDER; no network, nothing but a Python with torch is needed
-set -e
-mkdir -p "${1:?usage: sh unpack.sh FOLDER}"
-cat "$(dirname "$0")"/bundle.tar.gz.* | tar -xz -C "$1"
-there=$(cd "$1" && pwd)
-echo "cd $1 && PYTHONPATH=$there/src:$there/site ${PYTHON:-python3} -m reprune campaign --minutes 25"
-"""
 
 
 class Campaign:
@@ -71,8 +56,9 @@ class Campaign:
         if all(job.state == RUNNING for job in self.jobs):
             self.say_skipped()
             raise UserError("no row can run here; the reasons are above")
-        cores = len(os.sched_getaffinity(0))
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or max(cores // args.at_once, 1))
+        if bf16 := sum(BF16 in job.overrides for job in self.jobs):
+            print(f"{bf16} of {len(self.jobs)} jobs in bfloat16 ({BF16}), which this processor has; trainer=auto: none")
+        self.at_once, self.threads = shares(args.at_once, bf16 > 0, self.jobs[0].store.config)
         self.time = Throughput(self.jobs, self.threads, imports, self.left() / 100)
 
     def left(self) -> float:
@@ -86,7 +72,7 @@ class Campaign:
             print(tabulate(plan, ("row", "control", "seed", "minutes", "why"), "plain", disable_numparse=True))
         while not self.args.dry_run and self.left() > 0:
             self.reap()
-            while len(self.runs) < self.args.at_once and (job := self.next()):
+            while len(self.runs) < self.at_once and (job := self.next()):
                 self.say("start", f"{job.name}: {job.why}, about {self.time(job) / 60:.1f} minutes")
                 job.process = start(self.root, job.overrides, job.log, self.threads)
                 job.state = RUNNING
@@ -108,7 +94,7 @@ class Campaign:
         for job in self.jobs:
             if job.process is None and job.state != DONE:
                 job.refresh()
-        training = {job.baseline for job in self.runs if job.baseline and not trained(job.baseline)}
+        training = {job.baseline for job in self.runs if job.baseline and not trained(job.store)}
         return next((job for job in order(self.jobs, self.left(), self.time) if job.baseline not in training), None)
 
     def reap(self, stopping: bool = False) -> None:
@@ -149,10 +135,11 @@ class Campaign:
             (job.store.published, f"results/runs/{job.store.key}.json") if job.state == DONE else
             (job.log, f"outputs/campaign/{job.log.name}") for job in self.ended])
         if state:
-            nets = sorted({job.baseline for job in self.ended if job.baseline}, key=lambda net: (not trained(net), net))
+            nets = sorted({job.baseline: not trained(job.store) for job in self.ended if job.baseline}.items(),
+                          key=lambda net: net[::-1])
             runs = sorted(self.ended, key=lambda job: (STOPPED, FAILED, DONE).index(job.state))
             left_out = write_tar(self.args.out, "state.tar", [
-                *((net, f"outputs/baselines/{net.name}") for net in nets),
+                *((net, f"outputs/baselines/{net.name}") for net, _ in nets),
                 *((job.store.folder, f"outputs/{job.store.key}") for job in runs)], self.args.part, self.args.limit)
             if left_out:
                 print(f"left out of {self.args.out}: {', '.join(left_out)} (--limit {self.args.limit:g} MiB)")
@@ -176,35 +163,6 @@ class Campaign:
             print(f"next     {self.args.command}")
 
 
-def uv(*args: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "uv", "pip", *args], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"uv pip {args[0]}: {' '.join(done.stderr.split())}")
-    return done.stdout
-
-
-def packages(without: Sequence[str] = SPARED) -> list[str]:
-    """name==version of all that this project depends on, as installed here, but not of what only `without` needs."""
-    tree = uv("tree", "--python", sys.executable, "--package", "reprune", *(f"--prune={name}" for name in without))
-    return sorted({f"{name}=={version}" for name, version in re.findall(r"─ (\S+) v(\S+)", tree)})
-
-
-def pack(folder: Path, part: float, python: str, also: Sequence[Path] = (), root: Path = Path()) -> None:
-    """Writes a bundle: unpack.sh, and a tar file in pieces. python: the version its packages are for; "": none."""
-    if missing := [path for path in also if not path.exists()]:
-        raise UserError(f"--also {missing[0]}: there is no such file or folder")
-    paths = [(root / name, name) for name in SOURCE] + [(path, path.resolve().name) for path in also]
-    with TemporaryDirectory() as site:
-        if python:
-            uv("install", "--no-deps", "--target", site, "--python-version", python,
-               "--python-platform", "x86_64-manylinux_2_28", *packages())
-            paths.append((Path(site), "site"))
-        write_tar(folder, "bundle.tar.gz", paths, part)
-    (folder / "unpack.sh").write_text(UNPACK)
-    for file in sorted(folder.iterdir()):
-        print(f"{file.stat().st_size / MIB:8.2f} MiB  {file}")
-
-
 def arguments(argv: list[str]) -> Namespace:
     parser = ArgumentParser("python -m reprune campaign", description=__doc__,
                             formatter_class=RawDescriptionHelpFormatter)
@@ -212,7 +170,7 @@ def arguments(argv: list[str]) -> Namespace:
     parser.add_argument("--rows", default="*", help="ids or patterns, with commas; all rows if not given")
     parser.add_argument("--seeds", default="0,1,2", help="with commas; 0,1,2 if not given")
     parser.add_argument("--controls", default=",".join(CONTROLS), help="of rows with a claim, with commas; '': none")
-    parser.add_argument("--at-once", type=int, default=1, help="runs side by side; they share the GPUs or the cores")
+    parser.add_argument("--at-once", type=int, help="runs side by side: one per core, or one on GPUs, if not given")
     parser.add_argument("--dry-run", action="store_true", help="only say what would run")
     parser.add_argument("--out", type=Path, help="folder for records.tar.000 (with logs), and for what is unfinished "
                                                  "and the nets: state.tar.000, ...")
@@ -222,10 +180,11 @@ def arguments(argv: list[str]) -> Namespace:
     args = parser.parse_intermixed_args(argv)
     if wrong := [o for o in args.overrides if "=" not in o and not o.startswith("~")]:
         parser.error(f"{wrong[0]!r} is no override of run.py: write KEY=VALUE (or: pack FOLDER)")
-    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or args.at_once < 1:
+    at_once = 1 if args.at_once is None else args.at_once
+    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or at_once < 1:
         parser.error("--seeds must be numbers with commas, --minutes and --at-once above zero")
     args.rows, args.controls = args.rows.split(","), list(filter(None, args.controls.split(",")))
-    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    args.seeds = [*map(int, args.seeds.split(","))]
     args.command = shlex.join(["python", "-m", "reprune", "campaign", *argv])
     return args
 

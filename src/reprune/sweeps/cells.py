@@ -19,16 +19,20 @@ from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from reprune.errors import UserError, user_error
 from reprune.files import writable, write_json
-from reprune.results.rows import read_all, read_row
+from reprune.results.rows import bounded, rows_of
 from reprune.runs.checks import check
 from reprune.runs.compose import Composer, outside_of_jobs
+from reprune.runs.content import one_look
 from reprune.runs.control import settle
+from reprune.runs.hints import meant, told
+from reprune.runs.places import row_files
 from reprune.runs.store import Store
 from reprune.runs.targets import hold
 
@@ -48,21 +52,17 @@ def expand(overrides: list[str], root: Path) -> list[str]:
 
 
 def rows(choice: str, root: Path) -> list[str]:
-    valid = sorted(p.relative_to(root / "experiments").with_suffix("").as_posix()
-                   for p in (root / "experiments").glob("*/*.yaml"))
-    chosen = []
+    files, chosen = row_files(root), []
     for part in choice.split(","):
         pattern = re.fullmatch(r"glob\((.*)\)", part)
-        found = [v for v in valid if fnmatch(v, pattern[1])] if pattern else [v for v in valid if v == part]
+        found = sorted(v for v in files if fnmatch(v, pattern[1])) if pattern else [part] * (part in files)
         if part in ("null", "[]"):
             found = ["[]"]
         elif not found:
-            raise UserError(f"experiments={part} matches no row; the rows are: {', '.join(valid)}")
+            raise UserError(f"experiments={part} matches no row{meant(part, files)}; the rows are: "
+                            f"{', '.join(sorted(files))}")
         else:                                                     # Hydra acts on a file before anyone else looks at it
-            errors: list[str] = []
-            read_all([root / f"experiments/{row}.yaml" for row in found], read_row, root, errors)
-            if errors:
-                raise UserError(errors[0])
+            rows_of(root, found)
         chosen += found
     return chosen
 
@@ -81,8 +81,9 @@ class Cells:
         self.compose = Composer(loader, config.hydra.job.config_name, config.hydra.overrides.hydra)
         self.output_dir = Path(config.output_dir)
         self.launched: dict[tuple[str, ...], Store | None] = {}   # None: this process cannot tell its key
-        self.skipped = 0
+        self.skipped: list[Store] = []
 
+    @one_look()
     def missing(self, cells: Sequence[Sequence[str]]) -> list[list[str]]:
         """The overrides of the cells to launch."""
         todo = []
@@ -93,7 +94,7 @@ class Cells:
                 self.launched[tuple(cell)] = store
             else:
                 print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
-                self.skipped += 1
+                self.skipped.append(store)
         return todo
 
     def _look(self, cell: Sequence[str]) -> tuple[Store | None, dict | None]:
@@ -125,14 +126,23 @@ class Cells:
         failed = {note["overrides"] for note in failures(self.output_dir)}
         ended = [("failed" if " ".join(cell) in failed else "done" if store is None or store.finished() else "lost")
                  for cell, store in self.launched.items()]
-        lost = ended.count("lost")
-        return (f"{self.skipped + len(ended)} cells: {ended.count('done')} done, {self.skipped} finished before, "
+        lost, before = ended.count("lost"), len(self.skipped)
+        return (f"{before + len(ended)} cells: {ended.count('done')} done, {before} finished before, "
                 f"{ended.count('failed')} failed" + f", {lost} without a record" * (lost > 0))
 
+    def records(self) -> list[Path]:
+        """Of the cells that have finished, now or before."""
+        stores = [*self.skipped, *(store for store in self.launched.values() if store is not None)]
+        return [store.record_file for store in stores if store.finished()]
 
+
+@one_look()
 def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     """One run -> its `objective`. Bad input ends a single run with one line, and a cell of a sweep with NaN."""
     what = " ".join(HydraConfig.get().overrides.task)
+    if cfg.get("fail_fast") and failures(Path(cfg.output_dir)):
+        print(f"not begun, as a cell has failed (fail_fast): {what}")
+        return math.nan
     note = Path(cfg.output_dir) / "failed" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     try:
         settle(cfg, HydraConfig.get().runtime.choices.get("experiments"))
@@ -143,7 +153,7 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     except Exception as error:
         line = told(error)
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            if user_error(error):                                 # Hydra and Lightning wrap what a method raises
+            if user_error(error) or isinstance(error, InstantiationException):     # it wraps what a method raises
                 raise SystemExit(f"error: {line}") from None
             raise
         print(f"error: {line}\n  in: {what}", file=sys.stderr)
@@ -159,11 +169,6 @@ def cell(cfg: DictConfig, run: Callable[[DictConfig], dict]) -> float:
     with suppress(OSError):                                       # a finished cell, on a disk that is read-only
         note.unlink(missing_ok=True)
     return value
-
-
-def told(error: Exception) -> str:
-    """In one line."""
-    return user_error(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def objective(record: dict, macs: float | None = None) -> float:
@@ -185,13 +190,16 @@ def objective(record: dict, macs: float | None = None) -> float:
 
 def failures(output_dir: Path) -> list[dict]:
     """The notes of this sweep's cells that have failed."""
-    notes = []
-    for file in sorted(output_dir.glob("failed/*.json")):
-        with suppress(OSError, ValueError):                       # of an earlier sweep: this one's are whole
-            note = json.loads(file.read_text())
-            if isinstance(note, dict) and note.get("sweep", ...) == os.environ.get(SWEEP):
-                notes.append(note)
-    return notes + (Summary.unwritten or [])
+    notes = map(noted, sorted(output_dir.glob("failed/*.json")))
+    return [note for note in notes if note.get("sweep", ...) == os.environ.get(SWEEP)] + (Summary.unwritten or [])
+
+
+def noted(file: Path) -> dict:
+    """What a cell that has failed has left; {}: nothing that can be read. This sweep's are whole."""
+    with suppress(UserError, OSError, ValueError, RecursionError):
+        note = json.loads(bounded(file).read_text(encoding="utf-8"))
+        return note if isinstance(note, dict) else {}
+    return {}
 
 
 class Summary(Callback):

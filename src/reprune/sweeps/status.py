@@ -1,13 +1,7 @@
 """Where a sweep stands: cells done, running, failed, cut off or missing; time spent, and an estimate of what is left.
 
-    python -m reprune status [--all] [the overrides of a sweep]
-    python -m reprune status experiments='glob(li2017/*)' seed=0,1,2
-    python -m reprune status method=l1                  # one run: its key, the key of its baseline, its state
-
-It takes the overrides of `python run.py -m ...` and runs nothing. A key names a folder: <output_dir>/<key> of a run,
-<output_dir>/baselines/<key> of a baseline. Superseded: its record is of other code than today's. Of a long sweep it
-lists what is running, cut off, superseded or failed (one cell per error), or, with --all, every cell. The exit status
-is 1 if a cell has failed.
+A key names a folder: <output_dir>/<key> of a run, <output_dir>/baselines/<key> of a baseline. Superseded: its record is
+of other code than today's.
 """
 
 from __future__ import annotations
@@ -16,7 +10,6 @@ import json
 import re
 import signal
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -28,13 +21,18 @@ from hydra.errors import HydraException
 from tabulate import tabulate
 
 from reprune.errors import UserError
+from reprune.results.rows import bounded
 from reprune.runs.compose import Composer, composing
+from reprune.runs.content import one_look
+from reprune.runs.fingerprint import changed
+from reprune.runs.hints import refused, told
 from reprune.runs.store import Store, baseline_key
 from reprune.schema import GROUPS
-from reprune.sweeps.cells import expand, told
+from reprune.sweeps.cells import expand, noted
 
 DONE, RUNNING, FAILED, CUT_OFF, MISSING = "done", "running", "failed", "cut off", "missing"
 SUPERSEDED = "superseded"               # by today's code: see Store.look
+TRAINED = "trained"
 LONG = 40                               # cells: more are not listed one by one
 
 
@@ -68,8 +66,7 @@ def locked(lock: Path) -> bool:
 
 def stage(store: Store) -> str:
     """How far a run is that has not ended: what it has written last."""
-    net = baseline(store)
-    if net is not None and not trained(net):
+    if not trained(store):
         return "baseline"
     files = [f for f in (store.folder / "stages").glob("[!.]*") if f.is_file()]
     if not files:
@@ -79,10 +76,8 @@ def stage(store: Store) -> str:
 
 
 def error_in(note: Path) -> str:
-    try:
-        return str(json.loads(note.read_text(encoding="utf-8"))["error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{note} cannot be read"
+    said = str(noted(note).get("error", f"{note} cannot be read"))
+    return "".join(c if c.isprintable() else " " for c in said)[:2000]        # the note may be anyone's
 
 
 def last_line(log: Path, status: int) -> str:
@@ -101,8 +96,23 @@ def baseline(store: Store) -> Path | None:
     return None if given else store.root / "baselines" / baseline_key(store.config)
 
 
-def trained(baseline: Path) -> bool:
-    return (baseline / "baseline.json").is_file()
+def baseline_state(store: Store) -> str:
+    """TRAINED (also where the weights are given), MISSING, or SUPERSEDED with the parts that other code has made. Its
+    net is not looked at: whoever wants it does."""
+    net = baseline(store)
+    if net is None:
+        return TRAINED
+    try:
+        content = json.loads(bounded(net / "baseline.json").read_text(encoding="utf-8"))
+        parts = changed(content["facts"]["code"], store.baseline_code)
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):        # not there, or damaged
+        return MISSING
+    return f"{SUPERSEDED} ({parts})" if parts else TRAINED
+
+
+def trained(store: Store) -> bool:
+    """Is there a net to prune, of today's code?"""
+    return baseline_state(store) == TRAINED
 
 
 @dataclass(eq=False)
@@ -114,6 +124,7 @@ class Cell:
     note: str
     key: str = ""
     baseline: Path | None = None
+    net: str = ""                       # the state of that baseline
     kind: tuple = ()                    # runs of a kind take about as long
     seconds: float | None = None        # that it took
 
@@ -128,17 +139,17 @@ def look(compose: Composer, what: list[str]) -> Cell:
         return Cell(what, FAILED, told(error))
     says, note = state(store)
     seconds = sum(store.look()[0]["seconds"].values()) if says == DONE else None
-    return Cell(what, says, note, store.key, baseline(store), kind, seconds)
+    return Cell(what, says, note, store.key, baseline(store), baseline_state(store), kind, seconds)
 
 
 def cells(overrides: list[str], root: Path) -> list[Cell]:
     """The runs that `python run.py -m OVERRIDES` consists of. Raises UserError for overrides that do not compose."""
-    with composing(root) as compose:
+    with one_look(), composing(root) as compose:
         try:
             parsed = OverridesParser.create(compose.loader).parse_overrides(expand(overrides, root))
             return [look(compose, one) for one in BasicSweeper.split_arguments(parsed, None)[0]]
         except (HydraException, ValueError) as error:             # ValueError: method=3
-            raise UserError(" ".join(str(error).split())) from error
+            raise UserError(refused(error, overrides, root)) from error
 
 
 def left(found: list[Cell]) -> float:
@@ -159,22 +170,15 @@ def notable(found: list[Cell]) -> list[Cell]:
 
 def show(found: list[Cell], everything: bool) -> None:
     common = set.intersection(*(set(c.what) for c in found))
-    rows = [(c.key, c.baseline and c.baseline.name, c.state, c.seconds and f"{c.seconds / 60:.1f}",
+    rows = [(c.key, c.baseline and c.baseline.name + f" {c.net}" * c.net.startswith(SUPERSEDED), c.state,
+             c.seconds and f"{c.seconds / 60:.1f}",
              "\n".join(filter(None, [" ".join(w for w in c.what if w not in common), c.note])))
             for c in (found if everything or len(found) <= LONG else notable(found))]
     if rows:
         print(tabulate(rows, ("key", "baseline", "state", "minutes", "cell"), "plain", disable_numparse=True) + "\n")
-    baselines = {c.baseline for c in found if c.baseline is not None}
+    nets = Counter({c.baseline: c.net.split()[0] for c in found if c.baseline is not None}.values())
     counts = ", ".join(f"{n} {state}" for state, n in Counter(c.state for c in found).items())
-    print(f"{len(found)} cells: {counts}; {sum(map(trained, baselines))} of {len(baselines)} baselines trained; "
-          f"{sum(c.seconds or 0 for c in found) / 60:.1f} minutes spent"
+    print(f"{len(found)} cells: {counts}; {nets[TRAINED]} of {nets.total()} baselines trained"
+          + f", {nets[SUPERSEDED]} {SUPERSEDED}" * (SUPERSEDED in nets)
+          + f"; {sum(c.seconds or 0 for c in found) / 60:.1f} minutes spent"
           + (f", about {rest / 60:.1f} left, one by one" if (rest := left(found)) else ""))
-
-
-def main(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        print(__doc__)
-        return 0
-    if found := cells([o for o in argv if o not in ("-m", "--multirun", "--all")], Path.cwd()):
-        show(found, "--all" in argv)
-    return int(any(cell.state == FAILED for cell in found))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 _mine: list[FileLock] = []              # the locks on the GPUs of this process, held until it ends
 
@@ -67,10 +67,21 @@ def start(root: Path, overrides: list[str], log: Path, threads: int) -> subproce
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "REPRUNE_ROOT": str(root)}
     with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
-            [sys.executable, root / "run.py", "+hydra.callbacks.workers._target_=reprune.sweeps.Workers", *overrides],
+            [sys.executable, "-m", "reprune", "run", "+hydra.callbacks.workers._target_=reprune.sweeps.Workers",
+             *overrides],
             env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             preexec_fn=partial(leave_with_parent, os.getpid()),
             process_group=0)                                      # Ctrl-C comes to the process here alone
+
+
+def shares(at_once: int | None, bf16: bool, config: dict) -> tuple[int, int]:
+    """-> runs at once, threads of each. On CPUs a run per core, of one thread, gets the most done; bf16: some
+    are in bfloat16, which takes one thread however many runs there are."""
+    from reprune.training.classifier import device  # here: a launcher needs no torch
+
+    cores, threads = len(os.sched_getaffinity(0)), int(os.environ.get("OMP_NUM_THREADS") or 0)
+    at_once = at_once or (1 if device(OmegaConf.create(config)) == "cuda" else max(cores // (threads or 1), 1))
+    return at_once, 1 if bf16 else threads or max(cores // at_once, 1)
 
 
 def leave_with_parent(parent: int) -> None:

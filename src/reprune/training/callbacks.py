@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
+import torch
 from torch import nn
 
 from reprune.data import Data
@@ -43,6 +44,17 @@ class PruningCallback(pl.Callback):
     def silence(self, net: nn.Module) -> None:
         probe = Probe(net, **self.view)
         zero_filters(net, self.method.allocation(self.method.criterion(probe.groups, probe), probe))
+
+
+class Threads(pl.Callback):
+    """As many on the CPU in processes that train together as in the one that starts them: they begin with others, and
+    the record names these."""
+
+    def __init__(self) -> None:
+        self.number = torch.get_num_threads()
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        torch.set_num_threads(self.number)
 
 
 class TrainingCurve(pl.Callback):

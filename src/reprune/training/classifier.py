@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from reprune.data import Data
 from reprune.errors import UserError
 from reprune.models.fresh import reset
-from reprune.pruning.sockets import Penalty, Step
-from reprune.training.callbacks import TrainingCurve
+from reprune.pruning.sockets import Penalty, Step, begin
+from reprune.training.callbacks import Threads, TrainingCurve
 from reprune.training.checkpoints import Unfinished, WholeFile, remember, spent
 from reprune.training.replay import NotRecordable, Recorder, Replay, Terms, Timeless
-from reprune.training.speed import Compiled, fused, recorder
+from reprune.training.speed import Compiled, fused, keep_memory, recorder
 
 for library in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(library).setLevel(logging.WARNING)
@@ -174,39 +174,34 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
     unfinished: where it leaves checkpoints, and goes on from the one an earlier attempt has left.
     """
-    epochs, seed = planned(cfg, part, epochs), derive(cfg.seed, stage)
-    recipe = lasting(cfg, part, epochs)
+    recipe, seed = planned(cfg, part, epochs), derive(cfg.seed, stage)
+    epochs = recipe.epochs
     curve, earlier, started = TrainingCurve(), spent(unfinished), time.perf_counter()
     if epochs > 0:
         with seeded(cfg.seed, stage):
             if recipe.get("from_scratch"):
                 reset(net)
+                begin(net, penalties)
             net.train()                                           # Lightning keeps the mode it finds
             module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties,
                                 teacher, seed, whole=cfg.recipe.batch_size, recorder=recorder(cfg, device(cfg)),
                                 compiled=Compiled(net) if cfg.speed.compile else None)
-            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [curve, *callbacks], unfinished)
+            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [Threads(), curve, *callbacks], unfinished)
         net.to(device(cfg)).zero_grad()                           # gradients would be kept, and saved, for nothing
     seconds = earlier + time.perf_counter() - started
     return {"epochs": epochs, "curve": curve.means, "seconds": seconds, "earlier": earlier}
 
 
-def planned(cfg: DictConfig, part: str, epochs: int | None) -> int:
-    """How many epochs: as many as the recipe says, where a round says nothing else."""
-    recipe = cfg.recipe[part]
-    if recipe is None:
+def planned(cfg: DictConfig, part: str, epochs: int | None) -> DictConfig:
+    """That part of the recipe, with as many epochs as a round says, which its schedule then follows, or its own."""
+    if cfg.recipe[part] is None:
         raise UserError(f"recipe {cfg.recipe.name!r} has no {part} part, which method {cfg.method.name!r} needs: "
                         "choose another recipe")
-    epochs = recipe.epochs if epochs is None else epochs
-    if epochs < 0:
-        raise UserError(f"recipe.{part}.epochs must be at least 0, got {epochs}")
-    return epochs
-
-
-def lasting(cfg: DictConfig, part: str, epochs: int) -> DictConfig:
-    """That part of the recipe with so many epochs, which its schedule follows: a round's, say, in place of its own."""
     cfg = copy.deepcopy(cfg)
-    OmegaConf.update(cfg, f"recipe.{part}.epochs", epochs, force_add=True)
+    if epochs is not None:
+        OmegaConf.update(cfg, f"recipe.{part}.epochs", epochs, force_add=True)
+    if cfg.recipe[part].epochs < 0:
+        raise UserError(f"recipe.{part}.epochs must be at least 0, got {cfg.recipe[part].epochs}")
     return cfg.recipe[part]
 
 
@@ -214,6 +209,7 @@ def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epo
           callbacks: Sequence[pl.Callback], unfinished: Path | None) -> None:
     """By Lightning, from the checkpoint on if there is one."""
     saving = [] if unfinished is None else [Unfinished(unfinished)]
+    keep_memory(device(cfg))
     going_on = bool(saving) and unfinished.is_file()              # the store has looked whether it is whole
     trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=False, callbacks=[*callbacks, *saving],
                           sync_batchnorm=device(cfg) == "cuda" and cfg.trainer.get("sync_batchnorm", False),

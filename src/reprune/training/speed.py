@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -36,6 +38,18 @@ def threads_of(cfg: DictConfig, device: str) -> int | None:
     """As many as `threads` says; else one for bfloat16 on a CPU, whose small steps two threads slow down, and None, as
     the environment says, for all others."""
     return 1 if cfg.threads is None and cpu_bf16(cfg, device) else cfg.threads
+
+
+def keep_memory(device: str) -> None:
+    """From now on what a step on the CPU frees is there for the next one. Else glibc gives it back to the system, which
+    hands it out again page by page, zeroed: more than 10,000 faults a step of ResNet-20 in float32, some 2,000 in
+    bfloat16. Other systems: as they are."""
+    if device != "cpu":
+        return
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**31 - 1)          # M_TRIM_THRESHOLD
+        mallopt(-3, 2**30)              # M_MMAP_THRESHOLD
 
 
 class Compiled:

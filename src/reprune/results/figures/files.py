@@ -1,20 +1,15 @@
 """Figures: results/figures/*.svg from the tables' lines (lines.py) and the records behind them.
 
-    python -m reprune figures            writes what has something to show, removes what no longer has
-    python -m reprune figures --check    writes nothing; names the figures that were not drawn from today's numbers
-
 A figure carries a digest of the numbers it was drawn from, one of the drawing, and the keys of its runs. So the check
 needs no second drawing: another version of matplotlib may set a letter elsewhere, the numbers stay the same.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import html
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +19,8 @@ from typing import Any
 from urllib.parse import quote
 
 from reprune.files import write_text
-from reprune.results.figures.numbers import NUMBERS, Line, read_lines
+from reprune.results.figures.numbers import NUMBERS, claims, read_lines
+from reprune.results.lines import Line
 
 CAPTIONS = {                # kind -> caption; in the order of a page
     "accuracy": "Top-1 on the test set against the MACs kept: {what}. Filled: ours, mean and sample standard deviation "
@@ -88,8 +84,8 @@ def build(root: Path, errors: list[str]) -> Iterator[Figure]:
         every = kind == "accuracy"                                # of all papers and any size; else of one paper
         groups = defaultdict(list)
         for line in lines:
-            names = tuple(line.of[name] for name in ("paper", "dataset", "model")[every:])
-            if all(names) and (line.runs or (every and line.claims)):
+            names = tuple(line[name] for name in ("paper", "dataset", "model")[every:])
+            if all(names) and (line.runs or (every and claims(line))):
                 groups[names].append(line)
         for names, group in sorted(groups.items()):
             for number, part in enumerate(parts(group, len(group) if every else PANELS), 1):
@@ -97,14 +93,14 @@ def build(root: Path, errors: list[str]) -> Iterator[Figure]:
                     what = f"{names[-1]} on {names[-2]}" + f", {names[0]}" * (not every)
                     yield Figure(
                         "-".join([kind, *(quote(name, safe="") for name in names)]) + f"-{number}" * (number > 1),
-                        kind, what + f" ({number})" * (number > 1), sorted({line.of["paper"] for line in part}),
-                        sorted({run.key for line in part for run in line.runs}), data)
+                        kind, what + f" ({number})" * (number > 1), sorted({line.row.paper for line in part}),
+                        sorted({run.record.key for line in part for run in line.runs}), data)
 
 
 def parts(lines: list[Line], size: int) -> list[list[Line]]:
     """Up to `size` lines each; those of a row, controls too, stand together as far as they fit."""
     found: list[list[Line]] = [[]]
-    for _, row in groupby(lines, key=lambda line: line.of["row"]):
+    for _, row in groupby(lines, key=lambda line: line.row.id):
         own = list(row)
         if found[-1] and len(found[-1]) + len(own) > size:
             found.append([])
@@ -133,26 +129,21 @@ def _drawn(root: Path) -> dict[Path, dict[str, Any]]:
     return {file: about for file in root.glob("results/figures/*.svg") if (about := told(file))}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reprune figures", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a figure is not up to date")
-    parser.add_argument("--root", type=Path, default=Path(), help="folder of experiments/ and results/ (default: here)")
-    args = parser.parse_args(argv)
+def write(root: Path, check: bool) -> list[str]:
+    """Writes what has something to show, removes what no longer has. -> what is wrong; check: nothing is written."""
     errors: list[str] = []
-    figures = {args.root / f"results/figures/{figure.name}.svg": figure for figure in build(args.root, errors)}
-    drawn = _drawn(args.root)
+    figures = {root / f"results/figures/{figure.name}.svg": figure for figure in build(root, errors)}
+    drawn = _drawn(root)
     for file in sorted({*drawn, *figures}):
         figure, about = figures.get(file), drawn.get(file)
-        if args.check:
+        if check:
             if wrong := out_of_date(figure, about):
                 errors.append(f"results/figures/{file.name} {wrong}: run make figures")
         elif figure:
             write_text(file, figure.svg())
         else:
             file.unlink()
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return errors
 
 
 def out_of_date(figure: Figure | None, about: dict[str, Any] | None) -> str:

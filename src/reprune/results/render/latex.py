@@ -13,7 +13,7 @@ from string import ascii_lowercase
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from reprune.results.lines import Collected, Line
-from reprune.results.render.text import epochs, points, removed, stated, top1
+from reprune.results.render.text import columns, epochs, points, removed, stated, top1
 
 SIGNS = {"→": r"$\rightarrow$", "±": r"$\pm$", "–": "--", "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$",
          "†": r"$\dagger$"}
@@ -95,12 +95,11 @@ def frame(caption: str, label: str, lines: list[Line], cells: Callable[[Line], d
     rows = [cells(line) for line in lines]
     letters = dict(zip(dict.fromkeys(filter(None, (row["runs"] for row in rows))), ascii_lowercase, strict=False))
     rows = [{**row, "runs": letters.get(row["runs"], row["runs"])} for row in rows]
-    order = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
-    columns = [name for name in order if any(row.get(name) for row in rows)]
+    names = columns(rows)
     if len(sources := {row.get("source") for row in rows} - {None}) == 1:
-        columns.remove("source")
+        names.remove("source")
         caption += f" The paper's numbers: {sources.pop()}."
-    body = tabulate([[row.get(name, "") for name in columns] for row in rows], headers=columns,
+    body = tabulate([[row.get(name, "") for name in names] for row in rows], headers=names,
                     tablefmt="latex_booktabs", disable_numparse=True)
     caption += " †: computed from another number of the paper." * ("†" in body)
     runs = [f"% {line.row.id}: {line['keys'] or 'not run'}" for line in lines]

@@ -8,12 +8,12 @@ from urllib.parse import quote
 from reprune.results import verdict
 from reprune.results.lines import Collected, Line
 from reprune.results.render.cells import accuracy, compared, cost, norms, ran, row_link, source
-from reprune.results.render.text import CONTROLS, reached, standing
+from reprune.results.render.text import CONTROLS, columns, reached, standing
 from reprune.schema import Paper, Row
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Markdown; columns in the order of the fullest row, empty columns left out.
+    """As Markdown.
 
     >>> print(table([{"row": "A"}, {"row": "B", "our Δ": "-0.25", "note": ""}]))
     | row   | our Δ   |
@@ -21,13 +21,12 @@ def table(rows: list[dict[str, str]]) -> str:
     | A     |         |
     | B     | -0.25   |
     """
-    order = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
-    columns = [name for name in order if any(row.get(name) for row in rows)]
-    cells = [[escape(row.get(name, "")) for name in columns] for row in rows]
-    widths = [max(len(name) + 2, *map(len, each)) for name, *each in zip(columns, *cells, strict=True)]
+    names = columns(rows)
+    cells = [[escape(row.get(name, "")) for name in names] for row in rows]
+    widths = [max(len(name) + 2, *map(len, each)) for name, *each in zip(names, *cells, strict=True)]
     rule = "|".join("-" * (width + 2) for width in widths)
     head, *rest = ["|".join(f" {text:{width}} " for text, width in zip(line, widths, strict=True))
-                   for line in [columns, *cells]]
+                   for line in [names, *cells]]
     return "\n".join(f"|{line}|" for line in (head, rule, *rest))
 
 

@@ -9,6 +9,12 @@ from reprune.schema import STAGES, Claim
 CONTROLS = {"random": "random filters", "scratch": "the widths, trained from fresh weights", "l1": "smallest L1-norms"}
 
 
+def columns(rows: list[dict[str, str]]) -> list[str]:
+    """Of a table, in the order of its fullest row; empty ones are left out."""
+    order = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    return [name for name in order if any(row.get(name) for row in rows)]
+
+
 def points(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"                  # + 0.0: no -0.00
 

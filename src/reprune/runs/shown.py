@@ -1,0 +1,47 @@
+"""What is said of a run that has finished. Without torch: there is nothing left to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Column, Table
+
+from reprune.runs.store import Store
+
+
+def finished(cfg: DictConfig, store: Store) -> dict | None:
+    """The record where there is nothing to do, once it is shown, and published for the row that asks."""
+    record = None if cfg.force else store.finished()
+    if record is not None:
+        print(f"{store.key}: finished before, nothing to do (force=true runs it again)")
+        record = store.serve(record, cfg.experiment)
+        show(record, store.folder)
+    return record
+
+
+def show(record: dict, folder: Path) -> None:
+    """The result of one run as a table, and where its files lie."""
+    base, pruned, at = record["baseline"], record["pruned"], record["latency"]
+    table = Table("", *(Column(name, justify="right") for name in ("baseline", "pruned", "change")),
+                  title=f"{record['method']} on {record['model']} / {record['dataset']}, seed {record['seed']}",
+                  title_justify="left")
+    table.add_row("top-1 %", f"{base['top1']:.2f}", f"{pruned['top1']:.2f}", f"{pruned['top1'] - base['top1']:+.2f}")
+    if sparse := record.get("sparse"):
+        change = f"{sparse['top1'] - base['top1']:+.2f}"
+        table.add_row("top-1 % after sparse training", "", f"{sparse['top1']:.2f}", change)
+    table.add_row("top-1 % before recovery", "", f"{pruned['top1_before_recovery']:.2f}", "")
+    for name, of, form in (("parameters", "params", ","), ("MACs", "macs", ","), ("latency ms", "latency_ms", ".2f"),
+                           ("peak activations MiB", "peak_memory_mib", ".1f")):
+        change = f"{100 * (pruned[of] / base[of] - 1):+.1f} %"
+        if of == "latency_ms":
+            name += f" (batch {at['batch_size']}, {at['device']}, {at['threads']} threads)"
+            change = f"{base[of] / pruned[of]:.2f}x faster"
+        table.add_row(name, f"{base[of]:{form}}", f"{pruned[of]:{form}}", change)
+    epochs, seconds = (", ".join(f"{stage} {value:.0f}" for stage, value in record[of].items())
+                       for of in ("epochs", "seconds"))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(f"epochs: {epochs}; seconds: {seconds}\nrecord {folder / 'record.json'}\n"
+                  f"net    {folder / 'net.safetensors'}   (reprune.load gives it back)")
