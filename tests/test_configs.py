@@ -1,14 +1,10 @@
 """Every config composes, and its objects can be made."""
 
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf

@@ -1,4 +1,4 @@
-"""What the pages show a reader works: every command composes, every snippet and the notebook run, every link leads on."""
+"""What the pages show works: every command composes, every snippet and the notebook run, every link leads on."""
 
 import json
 import re
