@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from reprune.errors import UserError
-from reprune.pruning.allocation import _Allocation, keep_best
+from reprune.pruning.allocation import Limits, keep_best
 from reprune.pruning.maps import Maps, channels
 from reprune.pruning.probe import Probe
 from reprune.pruning.sockets import Criterion, Scores
@@ -73,7 +73,7 @@ class APoZ(Criterion):
 
         with eval_mode(probe.net):
             maps, left = Maps(probe.net, groups, see), self.n_examples
-            for x, _ in probe.data.val(probe.batch_size, probe.example.device):
+            for x, _ in probe.held_out(probe.batch_size):
                 maps.run(x[:left])
                 left -= len(x[:left])
                 if not left:
@@ -84,7 +84,7 @@ class APoZ(Criterion):
 
 
 @dataclass(kw_only=True)
-class MeanStd(_Allocation):
+class MeanStd(Limits):
     """Eq. 2: the filters whose score lies below mean - k_std std of their layer.
 
     layers    so many of the layers with the lowest mean score, of those that have such filters, per round (null: all)

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from reprune.errors import UserError
 from reprune.methods.slimming import scaled
-from reprune.pruning.allocation import NORMALIZERS
 from reprune.pruning.probe import Probe
+from reprune.pruning.ranking import NORMALIZERS
 from reprune.pruning.sockets import Criterion
 from reprune.structure.groups import FilterGroup
 

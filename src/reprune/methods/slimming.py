@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from reprune.errors import UserError
-from reprune.pruning.allocation import NORMALIZERS, Global, keep_best
+from reprune.pruning.allocation import keep_best
 from reprune.pruning.probe import Probe
+from reprune.pruning.ranking import NORMALIZERS, Global
 from reprune.pruning.sockets import Criterion, Scores, Step
 from reprune.structure.groups import FilterGroup, Plan
 

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from reprune.errors import UserError
-from reprune.pruning.allocation import NORMALIZERS
 from reprune.pruning.maps import Gates
 from reprune.pruning.probe import Probe
+from reprune.pruning.ranking import NORMALIZERS
 from reprune.pruning.sockets import Criterion, Scores
 from reprune.structure.groups import FilterGroup
 from reprune.structure.modes import eval_mode
