@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from reprune.errors import UserError
 from reprune.results.lines import Line, averaged, entry
-from reprune.results.records import Run, read_record, run_of
+from reprune.results.records import Run, config_id, norms_of, read_record
 from reprune.results.render.text import points, spread
 from reprune.results.rows import flat
 from reprune.runs.fingerprint import PARTS
@@ -38,7 +38,7 @@ def lines_of(files: Iterable[Path], errors: list[str]) -> list[Line]:
         except (UserError, OSError) as error:
             errors.append(f"{file}: {error}")
             continue
-        run = run_of(record, counted(record.config))
+        run = Run(record, config_id(counted(record.config)), norms_of(record.group_norms or {}))
         alike[run.same][record.key] = run                         # once, wherever its record lies
         configs.setdefault(run.config_id, flat(record.config))
     lines = [averaged(row_of(runs[0]), runs, configs[runs[0].config_id])

@@ -21,12 +21,12 @@ from typing import Any
 
 from reprune.errors import ended
 from reprune.results.compose_rows import compose_rows
-from reprune.results.records import Run, no_cycles, read_runs
+from reprune.results.records import Run, measured, no_cycles, read_runs
 from reprune.results.rows import departures, read_rows
 from reprune.results.verdict import verdict
 from reprune.runs.fingerprint import PARTS
 from reprune.runs.places import project
-from reprune.schema import ENDS, GROUPS, STAGES, Paper, Record, Row
+from reprune.schema import ENDS, GROUPS, STAGES, Paper, Row
 
 COLUMNS = [
     "paper", "row", "control", "section", "setting", "method", "model", "dataset", "recipe", "seeds", "keys", "commits",
@@ -139,18 +139,6 @@ def averaged(row: Row, runs: list[Run], config: dict[str, Any]) -> Line:
     line = Line(row, runs, config, values, speed(runs))
     line.section = section(line)
     return line
-
-
-def measured(of: Record) -> dict[str, float | None]:
-    """What is averaged over seeds."""
-    base, pruned = of.baseline, of.pruned
-    return {"baseline_top1": base.top1, "pruned_top1": pruned.top1, "delta": pruned.top1 - base.top1,
-            "top1_sparse": of.sparse and of.sparse.top1, "top1_before_recovery": pruned.top1_before_recovery,
-            "top1_best": pruned.top1_best,
-            "seconds": sum(of.seconds.values()) if of.seconds else None,
-            "params_baseline": base.params, "params_pruned": pruned.params, "macs_baseline": base.macs,
-            "macs_pruned": pruned.macs, "params_drop": 100 * (1 - pruned.params / base.params),
-            "macs_drop": 100 * (1 - pruned.macs / base.macs)}
 
 
 def deviation(each: list[float], mean: float) -> float:
