@@ -53,7 +53,7 @@ class Taylor(Criterion):
     flops_lambda    lambda of eq. 3, 0: none
     """
 
-    def __init__(self, n_samples: int = 960, batch_size: int = 32, normalise: bool = True, flops_lambda: float = 1e-3):
+    def __init__(self, n_samples: int = 960, batch_size: int = 128, normalise: bool = True, flops_lambda: float = 1e-3):
         if n_samples < 1 or batch_size < 1 or not 0 <= flops_lambda < float("inf"):
             raise UserError("taylor2016: n_samples and batch_size must be at least 1 and flops_lambda at least 0, got "
                             f"{n_samples}, {batch_size}, {flops_lambda}")
