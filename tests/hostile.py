@@ -129,6 +129,8 @@ def kinds(out: Path, ran: Path, rng: random.Random, number: int) -> Iterator[tup
     made = record(root, seconds={"prune": 1.0}, widths={"a": [16, 8]}, curves={"recover": {"loss": [1.0]}},
                   overrides=["method=l1"], code={"method": "aaaa"})
     (root / "experiments/some2020/A.yaml").write_text(ROW + "claim: {delta: -1, source: a, provenance: paper}\n")
+    for other in ("B", "own-half"):                               # of a recipe that there is not
+        (root / f"experiments/some2020/{other}.yaml").unlink()
     (root / "conf").symlink_to(ROOT / "conf")
     (root / "failed").mkdir()
     (root / "failed/a.json").write_text(json.dumps({"overrides": "method=l1", "error": "x", "sweep": None}))
@@ -143,11 +145,13 @@ def kinds(out: Path, ran: Path, rng: random.Random, number: int) -> Iterator[tup
             ("notes of failed runs", "failed/a.json", say_failed), ("stages", "stages/a.json", read_stage),
             ("stages", "stages/a.safetensors", read_stage), ("stages", "stages/b.ckpt", read_stage),
             ("images", "tree/train/ant/0.png", read_images), ("bundles", "bundle/bundle.tar.gz.000", say_unpack)):
+        folder = root / name.split("/")[0]
+        kept = shutil.copytree(folder, out / "kept" / name.replace("/", "-"))
         for body in bodies((root / name).read_bytes(), ran, rng, number):
-            at = shutil.copytree(root, out / "at", symlinks=True)
-            put(at / name, body)
-            yield kind, read, at
-            shutil.rmtree(at)
+            put(root / name, body)
+            yield kind, read, root
+            shutil.rmtree(folder)
+            shutil.copytree(kept, folder)
     for name, read in (("net.safetensors", reprune.load), ("zip.pt", weights), ("legacy.pt", weights)):
         for body in bodies((good / "checkpoints" / name).read_bytes(), ran, rng, number):
             put(out / name, body)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -151,8 +152,13 @@ def test_damaged_pieces_of_a_bundle_are_one_line_and_unpack_nothing(bundle, tmp_
     whole = piece.read_bytes()
     at, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
     flipped = whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1:]
-    content = data.draw(st.sampled_from([None, whole[:at], flipped]) | st.binary(max_size=300).filter(whole.__ne__))
-    piece.unlink() if content is None else piece.write_bytes(content)
+    damaged_by = [None, ..., whole[:at], flipped]                 # it is lost, a pipe, cut off, changed
+    content = data.draw(st.sampled_from(damaged_by) | st.binary(max_size=300).filter(whole.__ne__))
+    piece.unlink()
+    if content is ...:
+        os.mkfifo(piece)
+    elif content is not None:
+        piece.write_bytes(content)
     assert "copy all of them again" in unpack(damaged, folder / "there")
     assert unpack(bundle, folder / "there") is None
 

@@ -71,6 +71,9 @@ def _check_size(file: Path) -> None:
             entries = archive.infolist()
         if any(e.compress_type for e in entries) or sum(e.file_size for e in entries) > file.stat().st_size:
             raise ValueError("an archive that grows when it is read; torch.save compresses nothing")
+    with file.open("rb") as opened:
+        if opened.read(1) == b"\0":                               # a hole, mostly: all of it need not be looked at
+            raise ValueError("neither an archive nor a pickle")
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if any(content.find(f"\n{function}\n".encode()) >= 0 for function in ("bytearray", "encode")):
             raise pickle.UnpicklingError("bytes")

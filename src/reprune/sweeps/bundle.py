@@ -26,12 +26,15 @@ UNPACK = """\
 # sh unpack.sh FOLDER     unpacks all pieces into FOLDER; no network, nothing but a Python with torch is needed
 set -e
 : "${1:?usage: sh unpack.sh FOLDER}"
-case $(cat "$(dirname "$0")"/bundle.tar.gz.* 2>/dev/null | sha256sum) in
-  CHECKSUM*) ;;
-  *) echo "error: $(dirname "$0") holds other pieces than were packed: copy all of them again" >&2; exit 1 ;;
-esac
+here=$(dirname "$0")
+whole() {
+  for piece in "$here"/bundle.tar.gz.*; do [ -f "$piece" ] || return 1; done
+  [ "$(wc -c "$here"/bundle.tar.gz.* | tail -n 1 | { read -r bytes _; echo "$bytes"; })" = BYTES ] || return 1
+  case $(cat "$here"/bundle.tar.gz.* | sha256sum) in CHECKSUM*) ;; *) return 1 ;; esac
+}
+whole || { echo "error: $here holds other pieces than were packed: copy all of them again" >&2; exit 1; }
 mkdir -p "$1"
-cat "$(dirname "$0")"/bundle.tar.gz.* | tar -xz -C "$1"
+cat "$here"/bundle.tar.gz.* | tar -xz -C "$1"
 there=$(cd "$1" && pwd)
 echo "cd $1 && PYTHONPATH=$there/src:$there/site ${PYTHON:-python3} -m reprune campaign --minutes 25"
 """
@@ -61,9 +64,10 @@ def pack(folder: Path, part: float, python: str, also: Sequence[Path] = (), root
                "--python-platform", "x86_64-manylinux_2_28", *packages())
             paths.append((Path(site), "site"))
         write_tar(folder, "bundle.tar.gz", paths, part)
-    digest = hashlib.sha256()
+    size, digest = 0, hashlib.sha256()
     for piece in sorted(folder.glob("bundle.tar.gz.*")):
+        size += piece.stat().st_size
         digest.update(piece.read_bytes())
-    (folder / "unpack.sh").write_text(UNPACK.replace("CHECKSUM", digest.hexdigest()))
+    (folder / "unpack.sh").write_text(UNPACK.replace("BYTES", str(size)).replace("CHECKSUM", digest.hexdigest()))
     for file in sorted(folder.iterdir()):
         print(f"{file.stat().st_size / MIB:8.2f} MiB  {file}")

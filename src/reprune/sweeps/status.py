@@ -76,8 +76,8 @@ def stage(store: Store) -> str:
 
 
 def error_in(note: Path) -> str:
-    said = str(noted(note).get("error", f"{note} cannot be read"))
-    return "".join(c if c.isprintable() else " " for c in said)[:2000]        # the note may be anyone's
+    said = str(noted(note).get("error", f"{note} cannot be read"))[:2000]
+    return "".join(c if c.isprintable() else " " for c in said)   # the note may be anyone's
 
 
 def last_line(log: Path, status: int) -> str:
