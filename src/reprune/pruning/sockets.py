@@ -47,6 +47,9 @@ class Criterion:
 
     n_samples: int | None = None
 
+    def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
+        """Raises UserError where this net or these images cannot serve it. Asked before anything trains."""
+
     def score(self, group: FilterGroup, probe: Probe) -> Tensor:
         """-> [size], larger = keep."""
         raise TypeError(f"{type(self).__name__} must define score(group, probe) or scores(groups, probe)")
@@ -115,6 +118,10 @@ class Method:
             raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
         if self.between_penalties is None:
             self.between_penalties = self.recover_penalties
+
+    def check(self, probe: Probe) -> None:
+        """Raises UserError where it cannot prune this net with these images; before anything trains."""
+        self.criterion.check(self.allocation.candidates(probe), probe)
 
     @property
     def trains_sparse(self) -> bool:
