@@ -14,7 +14,7 @@ from reprune.pruning.probe import Probe
 from reprune.structure.groups import trace
 from reprune.structure.surgery import remove, zero_filters
 
-METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga", "thinet", "lasso"]
+METHODS = ["random", "l1", "hgsr", "sfp", "slimming", "l1std", "ga", "thinet", "lasso", "group_fisher"]
 
 
 def small_net() -> nn.Sequential:

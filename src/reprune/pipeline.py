@@ -119,6 +119,8 @@ class Run:
         if done is None:
             net = copy.deepcopy(baseline)
             silencing = [PruningCallback(self.method, self.view)] if self.method.silence_every else []
+            if self.method.during is not None:
+                silencing.append(self.method.during.callback(self.view))
             facts = self.train(net, "sparse", "sparse", stage, baseline, self.method.penalties, callbacks=silencing)
             done = stage.keep(net, {**facts, "group_norms": group_norms(self.look(net))})
         net, facts = self.ended("sparse", *done)
