@@ -42,7 +42,7 @@ def test_every_method_fills_its_sockets_with_every_allocation_and_rounds(method,
 def test_every_repair_joins_any_method(repair, configure):
     for choice in ("method=l1", "experiments=half/resnet20-ga"):
         method = instantiate(configure(choice, f"+method/repair={repair}", tiny=False).method)
-        assert list(method.repair) == [repair]
+        assert list(method.repair) == [repair] and callable(method.repair[repair])
 
 
 @pytest.mark.parametrize(("allocation", "option"), [

@@ -111,12 +111,15 @@ class Run:
         """Trained on with the method's penalties, or with filters silenced on its schedule, if it has any."""
         if not self.method.trains_sparse:
             return baseline, {"epochs": 0}
-        self.method.check(self.look(baseline))                    # which may have been found, and not made
+        if self.method.prunes:
+            self.method.check(self.look(baseline))                # which may have been found, and not made
         stage = self.store.stage("sparse")
         done = stage.found()
         if done is None:
             net = copy.deepcopy(baseline)
             silencing = [PruningCallback(self.method, self.view)] if self.method.silence_every else []
+            if self.method.during is not None:
+                silencing.append(self.method.during.callback(self.view))
             facts = self.train(net, "sparse", "sparse", stage, baseline, self.method.penalties, callbacks=silencing)
             done = stage.keep(net, {**facts, "group_norms": group_norms(self.look(net))})
         net, facts = self.ended("sparse", *done)

@@ -36,7 +36,7 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from torch import Tensor
 
 from reprune.errors import UserError
-from reprune.methods.output_error import OutputError, error_matrix, quadratic
+from reprune.methods.output_error import OutputError, error_matrix, quadratic, removal_order
 from reprune.pruning.probe import Probe, eval_mode
 from reprune.structure.groups import FilterGroup, Plan
 from reprune.structure.suffix import Suffix
@@ -148,11 +148,8 @@ def greedy(q: Tensor, removals: int) -> Tensor:
     >>> greedy(torch.tensor([[3., 0., -2.], [0., 4., 0.], [-2., 0., 4.]]), 2)         # 3; then 4 + 0 or 4 - 2 * 2
     tensor([False,  True, False])
     """
-    keep, adds = torch.ones(len(q), dtype=torch.bool), q.diagonal().clone()
-    for _ in range(removals):
-        j = adds.masked_fill(~keep, torch.inf).argmin()
-        keep[j] = False
-        adds += 2 * q[j]
+    keep = torch.ones(len(q), dtype=torch.bool)
+    keep[removal_order(q, removals)] = False
     return keep
 
 

@@ -1,18 +1,22 @@
-"""The error that removed channels make in the layers that read them, as a quadratic form: eq. 1 and 2 of `ga`."""
+"""The error that removed channels make in the layers that read them, as a quadratic form: eq. 1 and 2 of `ga`; and the
+inputs of those layers, taken from images in one pass, for whoever fits something to them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from reprune.errors import UserError
 from reprune.pruning.probe import Probe, eval_mode
 from reprune.pruning.sockets import Criterion, Scores
-from reprune.structure.groups import FilterGroup, Slice
+from reprune.structure.groups import FilterGroup, Plan, Slice, kept, traced
+from reprune.structure.notes import notes
 
 MEMORY = 2**30                          # bytes that the unfolded inputs of a layer may take at once, about
 
@@ -43,79 +47,79 @@ def quadratic(removed: Tensor, q: Tensor) -> Tensor:
     return ((removed @ q) * removed).sum(1)
 
 
-class OutputError(Criterion):
-    """Q_ii of eq. 2: the error in the layers that read a filter's channel when it alone goes.
+def removal_order(q: Tensor, n: int) -> Tensor:
+    """The n channels to go one by one: each adds least to the error of those that are gone. q [c, c] -> int64 [n]
 
-    n_samples    training images the inputs are taken from
-    points       random output positions of each feature map (0 = all)
-    refresh      measure the net anew in every round; false: only the net before the first round
+    >>> removal_order(torch.tensor([[3., 0., -2.], [0., 4., 0.], [-2., 0., 4.]]), 2)  # 3; then 4 + 0 or 4 - 2 * 2
+    tensor([0, 2])
     """
-
-    def __init__(self, n_samples: int = 5000, points: int = 10, refresh: bool = True):
-        if n_samples < 1 or points < 0:
-            raise UserError(f"criterion: n_samples must be at least 1 and points at least 0, got {n_samples}, {points}")
-        self.n_samples, self.points, self.refresh = n_samples, points, refresh
-
-    def scores(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
-        return {name: q.diagonal().float() for name, q in self.matrices(list(groups), probe).items()}
-
-    @torch.no_grad()
-    def matrices(self, groups: list[FilterGroup], probe: Probe) -> dict[str, Tensor]:
-        """Q of each group, float64 [size, size] on the CPU; all groups in one pass over the images."""
-        sizes = {g.name: g.size for g in groups}
-        if not self.refresh:                                      # the same groups, as they were at first
-            probe = probe.original.look(probe)
-            groups = [g for g in probe.groups if g.name in sizes]
-        memo = probe.memo.setdefault(("output error", self.n_samples, self.points), {})
-        if missing := [g for g in groups if g.name not in memo]:
-            memo |= self._measure(missing, probe)
-        if any(len(memo[name]) != size for name, size in sizes.items()):
-            raise UserError("criterion.refresh=false needs rounds that cut each layer once (one_shot, layer_by_layer): "
-                            "the filters of the first net are not those of this one any more")
-        return {g.name: memo[g.name] for g in groups}
-
-    def _measure(self, groups: list[FilterGroup], probe: Probe) -> dict[str, Tensor]:
-        generator = probe.generator()
-        readers = {g.name: [_Reader(probe.net.get_submodule(s.module), s, self.points, generator)
-                            for s in g.readers() if getattr(probe.net.get_submodule(s.module), "groups", 1) == 1]
-                   for g in groups}
-        hooks = [r.module.register_forward_pre_hook(r) for some in readers.values() for r in some]
-        n = min(self.n_samples, len(probe.data.parts.train))
-        try:
-            with eval_mode(probe.net):
-                for x, _ in probe.data.plain(probe.batch_size, probe.seed, n, str(probe.example.device.type)):
-                    probe.net(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        zero = {g.name: torch.zeros(g.size, g.size, dtype=torch.float64) for g in groups}
-        return {name: sum((r.matrix() for r in some if r.rows), zero[name])     # an auxiliary head may not have run
-                for name, some in readers.items()}
+    order, adds = torch.empty(n, dtype=torch.long), q.diagonal().clone()
+    for step in range(n):
+        order[step] = j = adds.argmin()
+        adds += 2 * q[j]
+        adds[j] = torch.inf
+    return order
 
 
-class _Reader:
+def dense(group: FilterGroup, net: nn.Module) -> list[Slice]:
+    """The layers that read the filters of a group, each of their own filters all of them: not the depthwise ones."""
+    return [s for s in group.readers() if getattr(net.get_submodule(s.module), "groups", 1) == 1]
+
+
+def check_read(name: str, groups: Iterable[FilterGroup], net: nn.Module) -> None:
+    """Raises UserError where a group has no layer to measure its filters in."""
+    if alone := [g.name for g in groups if not dense(g, net)]:
+        raise UserError(f"{name} measures filters in the layers that read them, and no conv or linear layer reads all "
+                        f"of {', '.join(alone)}: leave them out (method.allocation.skip)")
+
+
+def weights(module: nn.Module, where: Slice) -> Tensor:
+    """W [n, c, k]: what a layer does with the channels of each filter."""
+    weight = module.weight.detach()
+    weight = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(2)
+    return weight[:, where.index.flatten().to(weight.device)].reshape(len(weight), len(where.index), -1)
+
+
+def cut(net: nn.Module, probe: Probe) -> tuple[Plan, list[FilterGroup]]:
+    """The plan that has made `net` of the probe's, and the groups that have lost filters by it."""
+    plan = notes(net)["history"][-1]
+    return plan, [g for g in probe.groups if g.name in plan and not plan[g.name].all()]
+
+
+def places(where: Slice, keep: Tensor, plan: Plan, net: nn.Module) -> Tensor:
+    """Where the inputs of the filters that stay lie once a plan is carried out. net: before it -> int64 [kept, k]"""
+    trace = traced(net)
+    at = kept(trace.axes[where.module, "in"], trace.keep(plan)).cumsum(0) - 1
+    return at[where.index[keep]]
+
+
+class Reader:
     """Collects G of eq. 2 for the channels of one group, as one layer reads them."""
 
     def __init__(self, module: nn.Module, where: Slice, points: int, generator: torch.Generator):
-        self.module, self.index, self.points, self.generator = module, where.index, points, generator
+        self.module, self.where, self.points, self.generator = module, where, points, generator
         self.gram, self.rows = 0.0, 0
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
         for images in inputs[0].split(self._at_once(inputs[0])):
-            x = self._rows(images)                                # [N, c k]
-            self.gram, self.rows = self.gram + x.T @ x, self.rows + len(x)
+            self.take(self.inputs(images))
+
+    def take(self, x: Tensor) -> None:
+        """x: [N, c k]"""
+        self.gram, self.rows = self.gram + x.T @ x, self.rows + len(x)
 
     def _at_once(self, x: Tensor) -> int:
         """Images whose unfolded inputs fit into MEMORY; with few random points of each all do."""
         if self.points or isinstance(self.module, nn.Linear):
             return max(1, len(x))
-        places = x[0, 0].numel() / math.prod(self.module.stride)  # about, as padding adds some
-        size = places * self.index.numel() * math.prod(self.module.kernel_size) * x.element_size()
+        positions = x[0, 0].numel() / math.prod(self.module.stride)  # about, as padding adds some
+        size = positions * self.where.index.numel() * math.prod(self.module.kernel_size) * x.element_size()
         return max(1, min(len(x), int(MEMORY / size)))
 
-    def _rows(self, x: Tensor) -> Tensor:
-        """[B, C, ...] -> [N, c k]: the inputs of sampled outputs, channels of one filter side by side."""
-        channels = self.index.flatten().to(x.device)
+    def inputs(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """[B, C, ...] -> [N, c k]: the inputs of sampled outputs (at: which, [B, points]), channels of one filter side
+        by side."""
+        channels = self.where.index.flatten().to(x.device)
         if isinstance(self.module, nn.Linear):
             return x[..., channels].flatten(0, -2)
         x = x[:, channels]
@@ -130,12 +134,79 @@ class _Reader:
         total = shape.numel()
         if not 0 < self.points < total:
             return patches.flatten(0, len(shape)).flatten(1)
-        at = torch.randint(total, (len(x), self.points), generator=self.generator).flatten()
+        at = (self.draw(len(x), total) if at is None else at).flatten()
         batch = torch.arange(len(x)).repeat_interleave(self.points)
         return patches[(batch, *torch.unravel_index(at, shape))].flatten(1)
 
+    def draw(self, images: int, positions: int) -> Tensor:
+        """Random positions of each image, [images, points]"""
+        return torch.randint(positions, (images, self.points), generator=self.generator)
+
     def matrix(self) -> Tensor:
-        weight = self.module.weight.detach().flatten(2) if self.module.weight.dim() > 2 else \
-            self.module.weight.detach().unsqueeze(2)              # [n, C, kernel]
-        weight = weight[:, self.index.flatten().to(weight.device)].reshape(len(weight), len(self.index), -1)
-        return error_matrix((self.gram / self.rows).cpu().double(), weight.cpu().double())
+        return error_matrix((self.gram / self.rows).cpu().double(), weights(self.module, self.where).cpu().double())
+
+
+class OutputError(Criterion):
+    """Q_ii of eq. 2: the error in the layers that read a filter's channel when it alone goes.
+
+    n_samples    training images the inputs are taken from
+    points       random output positions of each feature map (0 = all)
+    refresh      measure the net anew in every round; false: only the net before the first round
+    """
+
+    reader: type[Reader] = Reader       # what collects
+
+    def __init__(self, n_samples: int = 5000, points: int = 10, refresh: bool = True):
+        if n_samples < 1 or points < 0:
+            raise UserError(f"criterion: n_samples must be at least 1 and points at least 0, got {n_samples}, {points}")
+        self.n_samples, self.points, self.refresh = n_samples, points, refresh
+
+    def scores(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
+        return {name: q.diagonal().float() for name, q in self.matrices(list(groups), probe).items()}
+
+    def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
+        check_read(type(self).__name__, groups, probe.net)
+
+    def matrices(self, groups: list[FilterGroup], probe: Probe) -> dict[str, Tensor]:
+        """Q of each group, float64 [size, size] on the CPU; all groups in one pass over the images."""
+        sizes = {g.name: g.size for g in groups}
+        return {name: sum(each.values(), torch.zeros(sizes[name], sizes[name], dtype=torch.float64))
+                for name, each in self.forms(groups, probe).items()}
+
+    @torch.no_grad()
+    def forms(self, groups: list[FilterGroup], probe: Probe) -> dict[str, dict[str, Tensor]]:
+        """Group -> layer that reads it -> the part of Q that is its error; an auxiliary head may not have run."""
+        sizes = {g.name: g.size for g in groups}
+        if not self.refresh:                                      # the same groups, as they were at first
+            probe = probe.original.look(probe)
+            groups = [g for g in probe.groups if g.name in sizes]
+        memo = probe.memo.setdefault((type(self).__name__, self.n_samples, self.points), {})
+        if missing := [g for g in groups if g.name not in memo]:
+            memo |= self._measure(missing, probe)
+        if any(len(q) != size for name, size in sizes.items() for q in memo[name].values()):
+            raise UserError("criterion.refresh=false needs rounds that cut each layer once (one_shot, layer_by_layer): "
+                            "the filters of the first net are not those of this one any more")
+        return {g.name: memo[g.name] for g in groups}
+
+    def _measure(self, groups: list[FilterGroup], probe: Probe) -> dict[str, dict[str, Tensor]]:
+        generator = probe.generator()
+        readers = {g.name: [self.reader(probe.net.get_submodule(s.module), s, self.points, generator)
+                            for s in dense(g, probe.net)] for g in groups}
+        watch([probe.net], [r.module.register_forward_pre_hook(r) for some in readers.values() for r in some],
+              self.n_samples, probe)
+        return {name: {r.where.module: r.matrix() for r in some if r.rows} for name, some in readers.items()}
+
+
+def watch(nets: list[nn.Module], hooks: list[RemovableHandle], n_samples: int, probe: Probe) -> None:
+    """Shows the nets, one after the other, batches of images while the hooks are on."""
+    n = min(n_samples, len(probe.data.parts.train))
+    try:
+        with ExitStack() as modes:
+            for net in nets:
+                modes.enter_context(eval_mode(net))
+            for x, _ in probe.data.plain(probe.batch_size, probe.seed, n, str(probe.example.device.type)):
+                for net in nets:
+                    net(x)
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -6,7 +6,6 @@ Weights stay. Where a net has no batch norm, or only such that keeps no statisti
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,16 +15,14 @@ from reprune.errors import UserError
 from reprune.pruning.probe import Probe, eval_mode
 
 
-@dataclass
 class Recalibrate:
     """A repair: in every BN layer, the means of the batch statistics over `images` training images (or all), drawn with
     the probe's seed and not augmented. Dropout stays off; momentum, counters and modes come back."""
 
-    images: int = 1000
-
-    def __post_init__(self) -> None:
-        if self.images < 2:
-            raise UserError(f"recalibrate: at least 2 images, got {self.images}")
+    def __init__(self, images: int = 1000):           # no dataclass: omegaconf would make a config of it, in a mapping
+        if images < 2:
+            raise UserError(f"recalibrate: at least 2 images, got {images}")
+        self.images = images
 
     @torch.no_grad()
     def __call__(self, net: nn.Module, probe: Probe) -> nn.Module:

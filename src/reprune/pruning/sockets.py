@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,16 @@ class Transform(Protocol):
     def __call__(self, net: nn.Module, probe: Probe) -> nn.Module: ...
 
 
+class During(Protocol):
+    """Takes filters away while the net trains sparse."""
+
+    def check(self, method: Method) -> None:
+        """Raises UserError where it does not go with the other sockets; before anything trains."""
+
+    def callback(self, view: Mapping[str, Any]) -> Any:
+        """-> one of Lightning's, for that stage. view: what a `Probe` has beside the net."""
+
+
 class Rounds(Protocol):
     """One shot, n steps with a rising rate, layer by layer."""
 
@@ -116,6 +126,7 @@ class Method:
     search: Search | None = None                                              # null: the filters with the lowest scores
     penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
+    during: During | None = None                                              # filters that go meanwhile
     repair: Mapping[str, Transform] = field(default_factory=dict)             # right after surgery, one after the other
     recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
     between_penalties: Mapping[str, Penalty] | None = None                    # between rounds; null: the same
@@ -130,7 +141,9 @@ class Method:
     def check(self, probe: Probe) -> None:
         """Raises UserError where it cannot prune this net with these images; before anything trains."""
         self.criterion.check(self.allocation.candidates(probe), probe)
+        if self.during is not None:
+            self.during.check(self)
 
     @property
     def trains_sparse(self) -> bool:
-        return bool(self.penalties) or self.silence_every > 0
+        return bool(self.penalties) or self.silence_every > 0 or self.during is not None

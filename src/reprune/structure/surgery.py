@@ -44,6 +44,11 @@ def silenced(net: nn.Module, plan: Plan) -> Iterator[nn.Module]:
             tensor.index_copy_(dim, gone, values)
 
 
+def mute(net: nn.Module, plan: Plan) -> None:
+    """As `silence`, but in place and for good."""
+    _silence(net, plan)
+
+
 def _silence(net: nn.Module, plan: Plan) -> list[tuple[Tensor, int, Tensor, Tensor]]:
     """In place. -> (weight, dimension, which of its slices are zero now, what they were)"""
     keep, before = traced(net).keep(plan), []

@@ -61,6 +61,10 @@ class Classifier(pl.LightningModule):
         self._replay = None if recorder is None else Replay(net, partial(self.terms, kind=Timeless), recorder)
         self._replayed = False                                    # this step: gradients are there already
 
+    def launch_each(self) -> None:
+        """Nothing replayed or compiled from now on: somebody looks into the layers at every step."""
+        self._replay, self._compiled = None, [None]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
