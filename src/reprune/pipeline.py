@@ -104,12 +104,15 @@ class Run:
             net = models.build(OmegaConf.to_container(self.cfg.model, resolve=True))
         net = net.to(self.example.device, memory_format=torch.channels_last)
         models.check_task(net, self.example, self.data.classes)
+        if self.method.prunes:
+            self.method.check(self.look(net))
         return net
 
     def sparse(self, baseline: nn.Module) -> tuple[nn.Module, dict]:
         """Trained on with the method's penalties, or with filters silenced on its schedule, if it has any."""
         if not self.method.trains_sparse:
             return baseline, {"epochs": 0}
+        self.method.check(self.look(baseline))                    # which may have been found, and not made
         stage = self.store.stage("sparse")
         done = stage.found()
         if done is None:

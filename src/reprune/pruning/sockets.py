@@ -47,6 +47,9 @@ class Criterion:
 
     n_samples: int | None = None
 
+    def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
+        """Raises UserError where this net or these images cannot serve it. Asked before anything trains."""
+
     def score(self, group: FilterGroup, probe: Probe) -> Tensor:
         """-> [size], larger = keep."""
         raise TypeError(f"{type(self).__name__} must define score(group, probe) or scores(groups, probe)")
@@ -105,6 +108,8 @@ class Method:
     search: Search | None = None                                              # null: the filters with the lowest scores
     penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
+    silence_layers: bool = False              # each layer its own filters, until the last time; False: coupled together
+    silence_gradients: bool = False           # of silenced filters, until the next soft pruning
     repair: Mapping[str, Transform] = field(default_factory=dict)             # right after surgery, one after the other
     recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
     between_penalties: Mapping[str, Penalty] | None = None                    # between rounds; null: the same
@@ -115,6 +120,16 @@ class Method:
             raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
         if self.between_penalties is None:
             self.between_penalties = self.recover_penalties
+
+    def check(self, probe: Probe) -> None:
+        """Raises UserError where it cannot prune this net with these images; before anything trains."""
+        groups = self.allocation.candidates(probe)
+        for part in (self.criterion, *self.penalties.values(), *self.repair.values()):
+            if hasattr(part, "check"):
+                part.check(groups, probe)
+        if self.silence_layers:
+            layers = probe.by_layer()
+            self.allocation({g.name: torch.zeros(g.size) for g in layers.groups}, layers)
 
     @property
     def trains_sparse(self) -> bool:
