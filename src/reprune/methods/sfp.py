@@ -10,8 +10,16 @@ Zeroed filters go on training and may come back; what is zero after the last epo
 `PruningCallback`, the ranking `FilterNorm(p=2)`: this method is its YAML, conf/method/sfp.yaml, and this page.
 
 Deviations: the authors zero every conv on its own, block outputs included; here the layers of a residual group share
-one mask (ranked by the sum of their norms), so that the removal at the end is real. Batch norm is removed with its
+one mask (ranked by the sum of their norms), so that the removal at the end is real (a reconstruction). With
+`silence_layers: true` each layer has its own, and the shared one only the last time. Batch norm is removed with its
 filter (the authors leave its shift behind).
+
+Which filters come back, of those silenced, from one epoch to the next (ResNet-20, 40 %, three epochs of 1280 CIFAR-10
+images; inner widths / block outputs):
+                                shared masks      masks of their own
+    from a trained net, 0.01    5 % / 63 %        4 % / 51 %
+    from scratch, 0.1           none / none       none / 55 %
+From scratch, shared masks choose for good in the first epoch; only masks of their own let block outputs come back.
 """
 
 from reprune.methods.l1 import FilterNorm

@@ -4,7 +4,7 @@ The test set is not reachable from here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reprune.errors import UserError
 from reprune.structure.cost import Cost, CostTable
-from reprune.structure.groups import FilterGroup, Plan, trace, traced
+from reprune.structure.groups import FilterGroup, Plan, Slice, trace, traced
 from reprune.structure.modes import eval_mode
 from reprune.structure.surgery import silenced
 
@@ -29,6 +30,7 @@ class Probe:
     batch_size: int = 250
     share: float = 1.0                  # of the whole reduction that this round must reach
     original: Original | None = None    # the net before the first round
+    soft: bool = False                  # filters are only silenced, and may come back
     given: bool = False                 # the first net came with its weights: who trained them has seen all images
     carried: dict = field(default_factory=dict)             # plain data that a criterion hands on to the next round
     memo: dict = field(default_factory=dict, init=False)    # what was found out about this net, for whoever asks again
@@ -49,6 +51,10 @@ class Probe:
     def cost(self, plan: Plan) -> Cost:
         """Parameters and MACs after `plan`, computed without running the net."""
         return self.costs.plan(plan)
+
+    def by_layer(self) -> Layers:
+        """With the filters of each layer on their own; before anything is removed."""
+        return Layers(**{f.name: getattr(self, f.name) for f in fields(self) if f.init})
 
     def generator(self) -> torch.Generator:
         """The same random numbers for the same seed, whatever ran before."""
@@ -73,6 +79,29 @@ class Probe:
             print("selecting on held-out images that the given weights (model.weights) were probably trained on: drops "
                   "of accuracy look smaller than they are; a baseline trained here has not seen them", flush=True)
         return self.data.val(batch_size, str(self.example.device.type))
+
+
+class Layers(Probe):
+    """The same with the filters of each layer on their own, whatever couples them. It knows no costs."""
+
+    def __post_init__(self) -> None:
+        trace(self.net, self.example)
+        self.original = replace(self.original, sizes={g.name: g.size for g in self.groups})
+
+    @cached_property
+    def groups(self) -> list[FilterGroup]:
+        coupled: dict[str, bool] = {}                             # a layer may feed several groups
+        for g in traced(self.net).groups:
+            for s in g.producers(self.net):
+                coupled[s.module] = coupled.get(s.module, False) or g.coupled
+        sizes = {name: len(self.net.get_submodule(name).weight) for name in coupled}
+        return [FilterGroup(name, sizes[name], (Slice(name, "out", torch.arange(sizes[name]).unsqueeze(1)),), both)
+                for name, both in coupled.items()]
+
+    @property
+    def costs(self) -> CostTable:
+        raise UserError("method.silence_layers needs an allocation by rates (uniform, per_layer): layers silenced on "
+                        "their own make no smaller net")
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ class Method:
     penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
     during: During | None = None                                              # filters that go meanwhile
+    silence_layers: bool = False              # each layer its own filters, until the last time; False: coupled together
+    silence_gradients: bool = False           # of silenced filters, until the next soft pruning
     repair: Mapping[str, Transform] = field(default_factory=dict)             # right after surgery, one after the other
     recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
     between_penalties: Mapping[str, Penalty] | None = None                    # between rounds; null: the same
@@ -140,7 +142,13 @@ class Method:
 
     def check(self, probe: Probe) -> None:
         """Raises UserError where it cannot prune this net with these images; before anything trains."""
-        self.criterion.check(self.allocation.candidates(probe), probe)
+        groups = self.allocation.candidates(probe)
+        for part in (self.criterion, *self.penalties.values(), *self.repair.values()):
+            if hasattr(part, "check"):
+                part.check(groups, probe)
+        if self.silence_layers:
+            layers = probe.by_layer()
+            self.allocation({g.name: torch.zeros(g.size) for g in layers.groups}, layers)
         if self.during is not None:
             self.during.check(self)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -88,16 +88,25 @@ def remove(net: nn.Module, plan: Plan, check: bool = True) -> nn.Module:
     return smaller
 
 
-@torch.no_grad()
-def zero_filters(net: nn.Module, plan: Plan) -> None:
-    """Soft pruning, in place: only the filters themselves (conv and linear weights and biases) become zero, so that
-    training can bring them back; BN and the layers that read them stay (He et al. 2018)."""
+def layer_masks(net: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Which filters stay, of every layer that makes channels of a group. layer -> bool [filters]"""
     trace = traced(net)
     keep = trace.keep(plan)
-    for group in trace.groups:
-        for s in group.producers(net):
-            for tensor, _ in _acting(net.get_submodule(s.module), "out"):
-                tensor[~kept(trace.axes[s.module, "out"], keep)] = 0
+    return {s.module: kept(trace.axes[s.module, "out"], keep) for g in trace.groups for s in g.producers(net)}
+
+
+def filter_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
+    """The filters of some layers, weights and biases, each with 1 where they stay and 0 where not; broadcasts."""
+    return [(tensor, keep.to(tensor).view(-1, *[1] * (tensor.dim() - 1)))
+            for name, keep in masks.items() for tensor, _ in _acting(net.get_submodule(name), "out")]
+
+
+@torch.no_grad()
+def zero_filters(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Soft pruning, in place: only the filters of some layers (weights and biases) become zero, so that training can
+    bring them back; BN and the layers that read them stay (He et al. 2018). masks: layer -> which stay [filters]"""
+    for tensor, keep in filter_masks(net, masks):
+        tensor.masked_fill_(keep == 0, 0)
 
 
 def _acting(module: nn.Module, axis: str) -> list[tuple[Tensor, int]]:
