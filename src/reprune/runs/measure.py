@@ -84,8 +84,8 @@ def top1(net: nn.Module, loader: Any) -> float:
 
 
 def check_alive(baseline: nn.Module, sparse: nn.Module, data: Any, view: dict[str, Any], remedy: str) -> None:
-    """Raises UserError where sparse training has left a net that only guesses, of one that clearly (by five points) did
-    not: whatever is removed from it, scores say nothing. By held-out images, or training images where there are none."""
+    """Raises UserError where sparse training has left a net that only guesses, of one that clearly did not, by five
+    points: whatever is removed, scores say nothing. By held-out images, or training images where there are none."""
     where, batch_size = view["example"].device.type, view["batch_size"]
     loader = (data.val(batch_size, where) if len(data.parts.val) else
               data.plain(batch_size, view["seed"], min(5000, len(data.parts.train)), where))
