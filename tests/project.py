@@ -8,6 +8,7 @@ from reprune.__main__ import main
 from reprune.runs.store import key_of
 
 FULL, SHORT, CHANGED, OWN = "The paper's rows", "Short runs", "Changed runs", "Rows of our own"
+LEADS = {FULL: "Whole recipe", SHORT: "Short run", CHANGED: "Changed run", OWN: "Ours", "Rows": "Ours"}
 PAPER = {"baseline": 160, "sparse": 0, "recover": 40}
 ROW = """\
 # @package _global_
@@ -70,21 +71,48 @@ def tables(root, rc=0):
 
 
 def index(root):
-    """{paper: its line as {column: cell}} of results/README.md"""
-    block = (root / "results/README.md").read_text().split("## The verdict")[0]
-    lines = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
-    return {cells[0].split("](")[1][:-4]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
+    """{paper: its line as {column: cell}} of results/README.md, of its tables together"""
+    found = {}
+    for cells in rows_of((root / "results/README.md").read_text().split("## The verdict")[0]):
+        found.setdefault(next(iter(cells.values())).split("](")[1].split(".md)")[0], {}).update(cells)
+    return found
+
+
+def rows_of(text):
+    """The lines of all tables, as {column: cell}."""
+    for block in text.split("\n\n"):
+        lines = [[c.strip() for c in re.split(r"(?<!\\)\|", line[1:-1])] for line in block.splitlines()
+                 if line.startswith("|")]
+        yield from (dict(zip(lines[0], cells, strict=True)) for cells in lines[2:])
 
 
 def section(text, title):
-    """{row name: [its line as {column: cell} in each table]} of the section under a heading; several lines of a row
-    in one table follow one another."""
+    """{row name: its lines as {column: cell}} of the tables under a heading, each with what its details say. Several
+    lines of a row follow one another."""
     assert f"## {title}" in text, f"no section {title!r}"
-    body, found = text.split(f"## {title}")[1].split("\n## ")[0], {}
-    for block in body.split("\n\n"):
-        lines = [[c.strip() for c in re.split(r"(?<!\\)\|", line[1:-1])] for line in block.splitlines()
-                 if line.startswith("|")]
-        for cells in lines[2:]:
-            name = cells[0].split("]")[0].lstrip("[")
-            found.setdefault(name, []).append(dict(zip(lines[0], cells, strict=True)))
+    found, known = {}, details(text)
+    for cells in rows_of(text.split(f"## {title}")[1].split("\n## ")[0]):
+        name = cells["row"].split("]")[0].lstrip("[")
+        source, *lines = [facts for lead, facts in known.get(name, [("", {})]) if lead in ("", LEADS.get(title))]
+        at = len(found.setdefault(name, []))
+        found[name].append({**source, **(lines[at] if at < len(lines) else {}), **cells})
     return found
+
+
+def details(text):
+    """{row name: [(lead, {name: value})]}, first of the row itself, then of its lines"""
+    found = {}
+    for block in text.partition("## Details\n")[2].split("\n### ")[1:]:
+        name, *parts = re.split(r"\n\n\*(.+)\*\n\n", "\n" + block)
+        name, _, source = name.strip().partition("\n")
+        bodies = [("", source), *zip(parts[::2], parts[1::2], strict=True)]
+        found[name] = [(lead, facts(body) | ({} if lead else {"what it is": source.split("\n")[1]}))
+                       for lead, body in bodies]
+    return found
+
+
+def facts(text):
+    """Of a list `- name: value`; runs: those below it."""
+    found = dict(line[2:].split(": ", 1) for line in text.splitlines() if re.match("- .+: ", line))
+    runs = [line.strip(" -") for line in text.splitlines() if line.startswith("  - ")]
+    return found | ({"runs": runs} if runs else {})

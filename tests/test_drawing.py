@@ -6,8 +6,9 @@ from conftest import ROOT
 from matplotlib.text import Text
 
 from reprune.results.figures import drawing
-from reprune.results.figures.drawing import STYLES, accuracy, apart, curves, limits, style
+from reprune.results.figures.drawing import accuracy, apart, curves, limits
 from reprune.results.figures.files import build
+from reprune.results.styles import STYLES, outline, style
 
 
 def run(label="a", series="l1", **stages):
@@ -69,6 +70,7 @@ def test_rows_of_one_method_keep_its_look_and_differ_in_stroke_and_fill():
 def test_no_two_methods_share_a_colour_or_a_marker():
     methods = [file.stem for file in (ROOT / "conf/method").glob("*.yaml")]
     looks = [style(series) for series in (*methods, "l1 from scratch")]
+    assert len({outline(marker) for _, marker in looks}) == len(looks)      # on the page too
     assert len(methods) >= 8 and all(len(set(each)) == len(looks) for each in zip(*looks, strict=True))
 
 

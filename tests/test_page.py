@@ -1,6 +1,7 @@
 """What the page of all results does in a real Chromium; test_report.py: what it holds."""
 
 from functools import partial
+from math import log
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -12,6 +13,7 @@ from report_project import EVIL, small_project
 from reprune.__main__ import main
 from reprune.results.lines import collect, summary
 from reprune.results.render.html import content, page
+from reprune.results.styles import outline, style
 
 absent = missing()
 
@@ -50,13 +52,16 @@ def test_the_table_shows_ours_beside_the_papers(view):
     assert view.rows() == ["A", "B", "C", "own"]
     assert view.column("pruned") == ["93.00 → 92.00 ± 1.00", "93.00 → 80.50", "not run", "93.00 → 70.25"]
     assert view.column("claim_pruned") == ["93.04 → 93.06", "93.04 → 92.54", "93.04 → 93.06", ""]
+    assert view.one("header strong").text == (
+        "1 paper, 3 claims: 0 reproduced, 0 within x, 1 off by x, 1 short only, 1 not run.")
     assert view.column("delta") == ["-1.00 ± 1.00", "-12.50", "", "-22.75"]
     assert view.column("claim_delta") == ["+0.02", "-0.50", "+0.02", ""]
     assert view.column("claim_macs_drop") == ["27.6", "27.6", "> 80.0", ""]
-    assert view.column("epochs")[1] == "baseline 160/160, recover 2/40" and view.column("seeds") == ["3", "1", "", "1"]
-    assert view.column("latency_ratio") == ["1.60x", "1.60x", "", "1.60x"]
+    rows = view.all("#table tbody tr[aria-rowindex]")
+    assert [row.get_attribute("class") for row in rows] == ["", "pale", "unrun", ""]
+    assert view("const b = document.getElementById('table-box'); return b.scrollWidth <= b.clientWidth")
     assert view("return performance.getEntriesByType('resource').length") == 0          # nothing else was loaded
-    assert view.column("verdict") == [*(line["verdict"] for line in summary_of(view)[:3]), "no claim"]
+    assert view.column("verdict") == [summary_of(view)[0]["verdict"], "short run", "", "no claim"]
 
 
 def summary_of(view):
@@ -66,12 +71,12 @@ def summary_of(view):
 def test_sorting_by_mouse_and_keyboard(view):
     head = view.head("delta")
     head.find_element("tag name", "button").click()
-    assert view.rows() == ["A", "B", "own", "C"] and head.get_attribute("aria-sort") == "descending"
+    assert view.rows() == ["A", "own", "B", "C"] and head.get_attribute("aria-sort") == "descending"
     view.press("ENTER")
-    assert view.rows() == ["own", "B", "A", "C"] and head.get_attribute("aria-sort") == "ascending"   # not run: last
-    view.head("method").find_element("tag name", "button").click()
+    assert view.rows() == ["own", "A", "B", "C"] and head.get_attribute("aria-sort") == "ascending"   # short: after
+    view.head("series").find_element("tag name", "button").click()
     assert view.rows()[-1] == "own" and head.get_attribute("aria-sort") is None
-    assert "sort=method" in view.driver.current_url
+    assert "sort=series" in view.driver.current_url
 
 
 def test_filters_are_kept_in_the_address(view):
@@ -81,12 +86,12 @@ def test_filters_are_kept_in_the_address(view):
     view.one("#none .reset").click()
     assert len(view.rows()) == 4 and view.one("#count").text == "4 of 4 rows"
     view.choose("#f-section", "short")
-    view.head("seeds").find_element("tag name", "button").click()
+    view.head("macs_drop").find_element("tag name", "button").click()
     assert view.rows() == ["B"] and view.one("#count").text == "1 of 4 rows"
     link = view.driver.current_url
     view.open(link.removeprefix(view.file))
     assert view.rows() == ["B"] and view.one("#f-section").get_attribute("value") == "short"
-    assert view.head("seeds").get_attribute("aria-sort") == "descending"
+    assert view.head("macs_drop").get_attribute("aria-sort") == "descending"
     key = summary_of(view)[0]["keys"].split()[1]
     assert view.open(f"#q={key}").rows() == ["A"]                       # a run is found by its key
     assert len(view.open("#section=gone&sort=gone&net=gone&x=gone").rows()) == 4
@@ -160,12 +165,16 @@ def test_the_plot_draws_ours_and_the_papers_where_they_belong(view):
     (ax, ay), (bx, by), (ox, oy) = map(middle, ("some2020/A ours", "some2020/B ours pale", "some2020/own ours"))
     cx = middle("some2020/C paper")[0]
     assert ax == pytest.approx(ox, abs=0.5) and (bx - ax) == pytest.approx((cx - ax), abs=0.5)     # 50, 50, 80, > 80 %
-    assert (by - ay) / (oy - ay) == pytest.approx((92 - 80.5) / (92 - 70.25), abs=0.01)
+    whole = log((100 - 70.25) / (100 - 92))                           # the axis is logarithmic in the error
+    assert (by - ay) / (oy - ay) == pytest.approx(log((100 - 80.5) / (100 - 92)) / whole, abs=0.01)
     bar = marks["some2020/A ours"].find_element("css selector", ".bar").rect["height"]
-    assert bar == pytest.approx(2 * (oy - ay) / (92 - 70.25), abs=1.5)             # one standard deviation up, one down
+    assert bar == pytest.approx(log(9 / 7) * (oy - ay) / whole, abs=1.5)           # one standard deviation up, one down
     shapes = {name: marks[name].find_element("css selector", ".shape") for name in marks}
     assert shapes["some2020/C paper"].value_of_css_property("fill") == "none"
-    assert shapes["some2020/A ours"].get_attribute("d") != shapes["some2020/own ours"].get_attribute("d")
+    for name, series in (("A", "l1"), ("own", "random from scratch")):
+        colour, marker = style(series)
+        assert shapes[f"some2020/{name} ours"].get_attribute("d") == outline(marker)
+        assert shapes[f"some2020/{name} ours"].value_of_css_property("fill") == f"rgb{tuple(bytes.fromhex(colour[1:]))}"
     assert not marks["some2020/B ours pale"].find_elements("css selector", ".bar")
     assert [button.text for button in view.all("#legend button")] == ["l1", "random from scratch"]
 
@@ -218,6 +227,7 @@ def test_a_phone_scrolls_the_table_and_not_the_page(view):
             assert view("return [document.documentElement.scrollWidth, innerWidth]") == [375, 375]
         assert view("const d = document.getElementById('details'); return d.scrollWidth <= d.clientWidth")
         assert view("const b = document.getElementById('table-box'); return b.scrollWidth > b.clientWidth")
+        assert view("return 3 * document.querySelector('#table tbody .name').offsetWidth") < 375
     finally:
         cdp("Emulation.clearDeviceMetricsOverride", {})
 
@@ -226,10 +236,10 @@ def test_a_phone_scrolls_the_table_and_not_the_page(view):
 def long(root, tmp_path_factory):
     """A page of a thousand lines."""
     many = content(collect(root, []))
-    row, cells, series, kind, runs, config, differs = many["lines"][0]
+    row, cells, series, kind, runs, config, differs, pale = many["lines"][0]
     at = many["columns"].index("delta")
     many["lines"] = [[row, [*cells[:at], n / 10, *cells[at + 1:]], series, kind, [[f"{n:016x}", *runs[0][1:]]], config,
-                      differs] for n in range(1000)]
+                      differs, pale] for n in range(1000)]
     file = tmp_path_factory.mktemp("long") / "index.html"
     file.write_text(page(many), encoding="utf-8")
     return file.as_uri()

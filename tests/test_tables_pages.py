@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from project import CLAIM, FULL, ROW, index, project, record, section, tables
+from project import CHANGED, CLAIM, FULL, ROW, index, project, record, rows_of, section, tables
 
 from reprune.__main__ import main
 
@@ -41,16 +41,16 @@ def test_rows_of_other_folders_stand_beside(controls):
     text = tables(controls)
     rows = section(text, BESIDE)
     assert list(rows) == ["our/net-l1", "our/net-random", "our/wide-l1"]
-    numbers, cost, source = rows["our/net-l1"]
-    assert numbers["row"] == "[our/net-l1](../experiments/our/net-l1.yaml)" and numbers["method"] == "l1"
+    (numbers,) = rows["our/net-l1"]
+    assert numbers["row"] == "[our/net-l1](our.md#net-l1)" and numbers["method"] == "l1"
     assert numbers["baseline → pruned"] == "93.00 → 91.50 ± 0.71" and numbers["Δ"] == "-1.50"
-    assert numbers["seeds"] == "2" and numbers["runs"].count("](runs/") == 2 and cost["runs"] == numbers["runs"]
-    assert source["command"] == "`python run.py experiments=our/net-l1`"
+    assert numbers["seeds"] == "2" and numbers["MACs removed, %"] == "50.0"
     assert rows["our/net-random"][0]["method"] == "random"
     assert rows["our/net-random"][0]["baseline → pruned"] == "not run"
-    assert "## Runs" not in text                            # those of the page's own rows
+    assert "](runs/" not in text                            # its details stand on its own page
     own = (controls / "results/our.md").read_text()         # and the folder itself is as it was
-    assert section(own, "Rows")["net-l1"][0]["Δ"] == "-1.50" and BESIDE not in own and "no claim" not in own
+    assert section(own, "Rows")["net-l1"][0]["Δ"] == "-1.50" and own.count("](runs/") == 2
+    assert BESIDE not in own and "no claim" not in own
     assert {paper: line["runs"] for paper, line in index(controls).items()} == {"our": "2", "some2020": "0"}
 
 
@@ -58,9 +58,7 @@ def test_a_row_stands_beside_once_and_never_beside_its_own_folder(controls):
     describe(controls, "beside: ['*/net-l1', 'our/net-*', '*/*1', '*/A']")
     (controls / "experiments/our/A.yaml").write_text(ROW.format(name="A").replace("some2020/", "our/") + CLAIM)
     rows = section(tables(controls), BESIDE)
-    assert {name: len(lines) for name, lines in rows.items()} == {          # numbers, source; sizes where it has run
-        "our/A": 2, "our/net-l1": 3, "our/net-random": 2, "our/wide-l1": 2}
-    assert rows["our/A"][1]["claim from"] == "Table 1 (paper)"
+    assert [len(rows[name]) for name in ("our/A", "our/net-l1", "our/net-random", "our/wide-l1")] == [1] * len(rows)
 
 
 @pytest.mark.parametrize(("fields", "told"), [
@@ -84,14 +82,15 @@ def test_a_bad_description_is_one_line_and_the_rest_is_built(controls, capsys, f
 def test_a_reconstruction_is_marked_on_its_page_and_in_the_index(root):
     record(root)
     tables(root)
-    assert "econstruction" not in (root / "results/README.md").read_text()
+    assert "n part" not in (root / "results/README.md").read_text()
     describe(root, "authors: A. Someone, doi: 10.1/23, note: A note., reconstruction: The formula is ours.")
     text = tables(root)
-    assert text.split("\n\n")[:4] == [
-        "# Some Paper", "A. Someone, [doi:10.1/23](https://doi.org/10.1/23)",
+    first, told, *rest = text.split("\n\n")
+    assert first == "# Some Paper" and told.startswith("**2 claims: 0 reproduced, ")
+    assert rest[:3] == ["A. Someone, [doi:10.1/23](https://doi.org/10.1/23)",
         "**Reconstruction.** The formula is ours.", "A note."]
-    assert "*Reconstruction*: " in (root / "results/README.md").read_text()
-    assert index(root)["some2020"]["reconstruction"] == "in part"
+    assert "*In part*: " in (root / "results/README.md").read_text()
+    assert index(root)["some2020"]["paper"].endswith(", in part")
 
 
 # ---------------------------------------------------------------- group norms
@@ -108,11 +107,12 @@ def sparse(root, norms, weight=None, **changes):
 def test_group_norms_show_what_sparse_training_emptied(root):
     layers = {"conv1": [2.0, 0.019, 0.005, 0.0], "conv2": [0.004, 0.5]}
     key = sparse(root, layers, weight=0.001).stem
-    line = section(tables(root), NORMS)["A"][0]
-    assert line == {"row": "[A](../experiments/some2020/A.yaml)", "model": "net", "penalty's weight": "hgsr 0.001",
-                    "seed": "0", "sparse epochs": "5", "groups": "6", "largest": "2", "median": "0.012",
+    text = tables(root)
+    line = next(rows_of(text.split(f"## {NORMS}")[1]))
+    assert line == {"row": "[A](#a)", "penalty's weight": "hgsr 0.001", "median": "0.012",
                     "% below 1 % of the layer's largest": "66.7", "% below 0.01": "50.0",
                     "run": f"[{key[:8]}](runs/{key}.json)"}
+    assert section(text, CHANGED)["A"][0]["runs"][0].endswith("; 6 groups, the largest norm 2")
 
 
 def test_plain_training_stands_next_to_the_sparse_runs_of_its_net(root):
@@ -121,15 +121,14 @@ def test_plain_training_stands_next_to_the_sparse_runs_of_its_net(root):
     sparse(root, {"conv1": [1.0, 0.9]}, weight=0.0)
     sparse(root, {"conv1": [0.0, 0.0]}, row="own-half", model="deep")
     record(root, row="B")                                   # not trained sparse: not listed
-    text = tables(root).split(f"## {NORMS}")[1].split("## Runs")[0]
-    lines = [[c.strip() for c in line.split("|")] for line in text.splitlines() if line.startswith("|")][2:]
-    assert [(c[2], c[4], c[-4]) for c in lines] == [
-        ("deep", "hgsr 0.001", "50.0"), ("deep", "", "100.0"),
-        ("net", "hgsr 0.0", "0.0"), ("net", "hgsr 0.001", "50.0")]
-    assert [c[3] for c in lines[2:]] == ["", ""]            # the weight has a column of its own
+    lines = list(rows_of(tables(root).split(f"## {NORMS}")[1].split("## ")[0]))
+    assert [(line["row"].split("]")[0], line["penalty's weight"], line["% below 0.01"]) for line in lines] == [
+        ("[A", "hgsr 0.0", "0.0"), ("[A", "hgsr 0.001", "50.0"), ("[B", "hgsr 0.001", "50.0"),
+        ("[own-half", "", "100.0")]
+    assert [line["row"] for line in lines[:2]] == ["[A](#a)"] * 2          # the weight has a column of its own
     sparse(root, {"conv1": [1.0]}, weight=0.001, config__recipe__recover__lr=0.1)
-    settings = [line["setting"] for line in section(tables(root), NORMS)["A"]]
-    assert settings == ["`recipe.recover.lr=0.001`", "`recipe.recover.lr=0.001`", "`recipe.recover.lr=0.1`"]
+    settings = [line["row"] for line in section(tables(root), NORMS)["A"]]
+    assert settings == ["[A](#a) `recover.lr=0.001`", "[A](#a) `recover.lr=0.001`", "[A](#a) `recover.lr=0.1`"]
 
 
 def test_a_page_without_sparse_training_has_no_group_norms(root):
@@ -149,15 +148,15 @@ def test_index_counts_claims_once_and_by_their_weakest_verdict(root):
     record(root, row="B", epochs__recover=1)
     tables(root)
     assert index(root)["some2020"] == {
-        "paper": "[Some Paper](some2020.md)", "venue": "CONF 2020", "claims": "2", "reproduced": "1", "within x": "0",
-        "off by x": "0", "not comparable": "0", "changed only": "0", "short only": "1", "not run": "0",
-        "own rows run": "0", "runs": "2"}
-    text = (root / "results/some2020.md").read_text()
-    assert "\n\nThe paper's claims here: 1 reproduced, 1 short only. What these words mean" in text
+        "paper": "[Some Paper](some2020.md), CONF 2020", "claims": "2", "reproduced": "1", "not comparable": "1",
+        "page": "[Some Paper](some2020.md)", "rows": "1"}
+    told = "2 claims: 1 reproduced, 0 within x, 0 off by x, 1 short only"
+    assert f"\n\n**{told}.** What these words mean" in (root / "results/some2020.md").read_text()
+    assert (root / "results/README.md").read_text().startswith(f"# Results\n\n**1 paper, {told}.**\n")
     record(root, top1=91.0)                                 # another setting of A
     record(root, top1=93.0, epochs__recover=1, config__recipe__recover__lr=0.01, seed=1)        # adds nothing
     tables(root)
-    assert (index(root)["some2020"]["reproduced"], index(root)["some2020"]["off by x"]) == ("0", "1")
+    assert index(root)["some2020"]["off by x"] == "1" and "reproduced" not in index(root)["some2020"]
 
 
 def test_check_passes_on_what_was_written_and_changes_nothing(root, capsys):

@@ -7,7 +7,6 @@ import itertools
 import math
 from collections import Counter
 from textwrap import wrap
-from zlib import crc32
 
 import matplotlib
 import numpy as np
@@ -17,14 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from reprune.results.styles import STYLES, style
 from reprune.schema import STAGES
 
-# How a method looks: one colour and one marker, found by its name alone, so that one more changes none of the others.
-STYLES = {                  # Okabe & Ito, without their yellow; grey and wine
-    "baseline": ("#000000", "h"), "random": ("#6E6E6E", "X"), "from scratch": ("#CC79A7", "D"),
-    "l1": ("#009E73", "^"), "l1std": ("#E69F00", "v"), "ga": ("#0072B2", "o"), "hgsr": ("#D55E00", "s"),
-    "sfp": ("#56B4E9", "p"), "slimming": ("#882255", "P")}
-OTHERS = [(colour, marker) for marker in ("<", ">", "d", "8", "*") for colour, _ in STYLES.values()]
 DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))                # with FILLED: 20 pairs before the first comes again
 FILLED = ("full", "left", "bottom", "right", "top")
 HATCHES = ("", "//", "\\\\", "xx", "--", "++")
@@ -47,18 +41,6 @@ def svg(kind: str, data: dict, metadata: dict) -> str:
         text = io.StringIO()
         KINDS[kind](data).savefig(text, format="svg", metadata={**metadata, "Date": None})
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
-
-
-def style(series: str) -> tuple[str, str]:
-    """Colour and marker. What was trained from fresh weights looks alike, whatever found the widths; a control looks as
-    its method does.
-
-    >>> style("sfp from scratch (control)") == style("l1 from scratch") == STYLES["from scratch"]
-    True
-    """
-    name = series.removesuffix(" (control)")
-    name = "from scratch" if name.endswith("from scratch") else name
-    return STYLES.get(name) or OTHERS[crc32(name.encode()) % len(OTHERS)]
 
 
 def folded(text: str, width: int) -> str:

@@ -1,8 +1,9 @@
-"""The lines of the pages' tables, as {column: cell}. Every number is read from a claim or from a line."""
+"""The lines of the pages' tables and lists, as {name: text}. Every number is read from a claim or from a line."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from reprune.results.lines import Line
 from reprune.results.records import Run
@@ -13,13 +14,21 @@ REMARKS = {"from_error": "printed as errors", "ambiguous": "ambiguous there", "b
            "params_provenance": "parameters: {}"}
 
 
-def row_link(row: Row, paper: str) -> str:
-    """On the page of another paper, with the row's folder."""
-    return f"[{row.id.removeprefix(f'{paper}/')}](../experiments/{row.id}.yaml)"
+def row_link(line: Line, paper: str) -> str:
+    """To the details of a row, here or on the page of another paper; with the setting, where a row has several."""
+    row = line.row
+    page = "" if row.paper == paper else f"{row.paper}.md"
+    shown = re.sub(r"[\w.]+\.(?=\w+\.\w+=)", "", line.setting) if line.runs else ""         # the last two names will do
+    return f"[{row.id.removeprefix(f'{paper}/')}]({page}#{anchor(row)})" + f" {shown}" * bool(shown)
 
 
-def run_links(runs: list[Run]) -> str:
-    return " ".join(f"[{run.record.key[:8]}](runs/{run.record.key}.json)" for run in runs)
+def anchor(row: Row) -> str:
+    """Of a row's heading, as code hosts and most renderers name it."""
+    return re.sub(r"[^\w-]", "", row.id.split("/")[1].lower())
+
+
+def run_link(run: Run) -> str:
+    return f"[{run.record.key[:8]}](runs/{run.record.key}.json)"
 
 
 def commits(line: Line) -> str:
@@ -30,41 +39,48 @@ def commits(line: Line) -> str:
                      [f"{', '.join(map(str, threads))} threads"] * (len(threads) > 1))
 
 
-def accuracy(line: Line, paper: str) -> dict[str, str]:
+def beside(line: Line, key: str) -> str:
+    """Removed, in percent, of "params" or "macs": the paper's, where it has a claim, and ours."""
     claim = line.row.claim
-    cells = {"row": row_link(line.row, paper), "paper: baseline → pruned": stated(claim, "accuracy"),
-             "paper Δ": stated(claim, "delta")}
-    if not line.runs:
-        return cells | {"ours: baseline → pruned": line.setting or "not run"}
-    return cells | {
-        "ours: baseline → pruned": top1(line), "our Δ": points(line["delta"]), "verdict": line.verdict,
-        "after sparse training": spread(line, "top1_sparse"),
-        "before recovery": spread(line, "top1_before_recovery"), "best epoch on test": spread(line, "top1_best"),
-        "seeds": str(line["seeds"]), "epochs, run/paper": epochs(line), "setting": line.setting,
-        "runs": run_links(line.runs)}
+    return f"{stated(claim, f'{key}_drop')} / {removed(line, key)}" if claim else removed(line, key) * bool(line.runs)
 
 
-def cost(line: Line, paper: str) -> dict[str, str]:
-    """What a machine was measured on is a column of its own."""
-    cells, claim = {"row": row_link(line.row, paper)}, line.row.claim
-    for name, key in (("parameters", "params"), ("MACs", "macs")):
-        beside = (": paper / ours", f"{stated(claim, f'{key}_drop')} / ") if claim else ("", "")
-        cells[f"{name} removed, %{beside[0]}"] = beside[1] + removed(line, key)
-    speed = {f"measured speed-up ({machine})": f"{ratio:.2f}x" for machine, ratio in sorted(line.speed)}
-    return cells | speed | ({"made at": commits(line), "runs": run_links(line.runs)} if line.runs else {})
+def accuracy(line: Line, paper: str) -> dict[str, str]:
+    """A claim and what we ran; what else is known of the runs: `measured`."""
+    claim = line.row.claim
+    cells = {"row": row_link(line, paper), "paper: baseline → pruned": stated(claim, "accuracy"),
+             "paper Δ": stated(claim, "delta"),
+             "ours: baseline → pruned": top1(line) if line.runs else line.setting or "not run",
+             "our Δ": points(line["delta"]) if line.runs else "", "MACs removed, %: paper / ours": beside(line, "macs")}
+    return cells | ({"verdict": line.verdict} if line.section == "full" else
+                    {"epochs, run/paper": epochs(line) if line.runs else ""})
 
 
 def compared(line: Line, paper: str) -> dict[str, str]:
     """A row without a claim, a control, or a row that stands on the page of another paper."""
-    cells = {"row": row_link(line.row, paper), "control": line.control or ""}
-    if not line.runs:
-        return cells | {"method": line.series, "baseline → pruned": line.setting or "not run"}
-    return cells | {
-        "method": line.series, "baseline → pruned": top1(line), "Δ": points(line["delta"]),
-        "after sparse training": spread(line, "top1_sparse"),
-        "before recovery": spread(line, "top1_before_recovery"), "seeds": str(line["seeds"]),
-        "epochs" + (", run/paper" if line.row.claim else ""): epochs(line),
-        "setting": line.setting, "runs": run_links(line.runs)}
+    cells = {"row": row_link(line, paper), **({"control": line.control} if line.control else {"method": line.series}),
+             "baseline → pruned": top1(line) if line.runs else line.setting or "not run"}
+    return cells | ({"Δ": points(line["delta"]), "MACs removed, %": removed(line, "macs"),
+                     "seeds": str(line["seeds"]), "epochs": epochs(line)} if line.runs else {})
+
+
+def measured(line: Line) -> dict[str, str]:
+    """What stands in no table. What a machine was measured on is named."""
+    both = " (paper / ours)" * bool(line.row.claim)
+    return {"verdict": line.verdict, "setting": line.setting, "seeds": str(line["seeds"]),
+            "epochs, run/paper" if line.row.claim else "epochs": epochs(line), "baseline": line["baseline_source"],
+            "after sparse training": spread(line, "top1_sparse"),
+            "before recovery": spread(line, "top1_before_recovery"), "best epoch on test": spread(line, "top1_best"),
+            f"parameters removed, %{both}": beside(line, "params"),
+            **{f"measured speed-up ({machine})": f"{ratio:.2f}x" for machine, ratio in sorted(line.speed)},
+            "made at": commits(line)}
+
+
+def ran(run: Run) -> str:
+    of, norm = run.record, run.norms
+    return (f"{run_link(run)}: seed {of.seed}, {of.baseline.top1:.2f} → {of.pruned.top1:.2f}, commit "
+            f"{of.env.git or 'unknown'}, torch {of.env.torch or 'unknown'}"
+            + (f"; {norm['groups']} groups, the largest norm {norm['largest']:.3g}" if norm else ""))
 
 
 def norms(line: Line, run: Run, paper: str) -> dict[str, str]:
@@ -72,29 +88,19 @@ def norms(line: Line, run: Run, paper: str) -> dict[str, str]:
     weights = [f"{name.split('.')[2]} {value}" for name, value in sorted(line.config.items())
                if name.startswith("method.penalties.") and name.endswith(".weight")]
     others = [said for said in line.setting.split(", ") if not re.match(r"`method\.penalties\.\w+\.weight=", said)]
-    norm, of = run.norms, run.record
-    return {"row": row_link(line.row, paper), "model": of.model, "setting": ", ".join(others),
-            "penalty's weight": ", ".join(weights),
-            "seed": str(of.seed), "sparse epochs": str(of.epochs.sparse), "groups": str(norm["groups"]),
-            "largest": f"{norm['largest']:.3g}", "median": f"{norm['median']:.3g}",
+    norm = run.norms
+    return {"row": row_link(replace(line, setting=", ".join(others)), paper), "penalty's weight": ", ".join(weights),
+            "seed": str(run.record.seed), "median": f"{norm['median']:.3g}",
             "% below 1 % of the layer's largest": f"{100 * norm['near'] / norm['groups']:.1f}",
-            "% below 0.01": f"{100 * norm['small'] / norm['groups']:.1f}", "run": run_links([run])}
+            "% below 0.01": f"{100 * norm['small'] / norm['groups']:.1f}", "run": run_link(run)}
 
 
-def source(row: Row, paper: str) -> dict[str, str]:
-    cells, claim = {"row": row_link(row, paper), "what it is": row.title}, row.claim
+def source(row: Row) -> dict[str, str]:
+    cells, claim = {"file": f"[{row.id}.yaml](../experiments/{row.id}.yaml)", "command": f"`{row.command}`"}, row.claim
     if claim:
         said = [text.format(value) for name, text in REMARKS.items() if (value := getattr(claim, name)) is not None]
         also = ", ".join(f"{name.replace('_', ' ')} {value:.15g}" for name, value in claim.also().items())
         cells |= {"claim from": "; ".join([origin(claim), *said]), "the paper's setting": claim.setting or "",
                   "also stated": re.sub(r" ([kmgb]) (?=\d)", lambda unit: f" ({unit[1].upper()}) ", also),
                   "reconstructed here": claim.reconstruction or ""}
-    return cells | {"command": f"`{row.command}`"}
-
-
-def ran(run: Run) -> dict[str, str]:
-    of = run.record
-    return {"run": run_links([run]), "row": of.experiment.split("/")[1], "control": of.control or "",
-            "seed": str(of.seed), "method": of.method, "model": of.model, "data": of.dataset, "recipe": of.recipe,
-            "baseline": f"{of.baseline.top1:.2f}, {of.baseline.source}", "pruned": f"{of.pruned.top1:.2f}",
-            "commit": of.env.git or "unknown", "torch": of.env.torch or "unknown"}
+    return cells

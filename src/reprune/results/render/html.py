@@ -9,11 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from reprune.results.figures.numbers import is_short
 from reprune.results.lines import COLUMNS, Collected, Line
+from reprune.results.render.text import all_counted
 from reprune.results.rows import departures
+from reprune.results.styles import outline, style
 from reprune.results.verdict import KINDS, kind
 from reprune.schema import Paper
 
@@ -81,14 +85,14 @@ def otherwise(line: Line) -> list[list]:
 
 
 def content(found: Collected) -> dict:
-    """What the scripts of the page read (data.js)."""
+    """What the scripts of the page read (data.js): claims first, of them those that have run."""
     text = [name for name in OF_LINE if any(isinstance(line[name], str) for line in found.lines)]
     texts, configs, changes, table, rows = Pool(), Pool(), Pool(), [], {}
 
     def said(value: str | None) -> int | None:
         return None if value is None else texts.index(value)
 
-    for line in found.lines:
+    for line in sorted(found.lines, key=lambda line: (line.row.claim is None, not line.runs)):
         at = rows.setdefault(line.row.id, (len(rows), described(line, found.about[line.row.paper])))[0]
         cells = [said(line[name]) if name in text else whole(line[name]) for name in OF_LINE]
         runs = [[of.key, of.seed, of.baseline.top1, of.pruned.top1, said(of.env.git or "unknown"),
@@ -96,9 +100,17 @@ def content(found: Collected) -> dict:
         config = configs.tree(nested(line.config)) if line.runs else None
         verdict = kind(line.verdict) if line.verdict else None
         table.append([at, cells, said(line.series), said(verdict), runs, config,
-                      [changes.index(change) for change in otherwise(line)]])
-    return {"columns": OF_LINE, "text": text, "texts": texts.items, "configs": configs.items, "changes": changes.items,
+                      [changes.index(change) for change in otherwise(line)], int(pale(line))])
+    looks = {line.series: style(line.series) for line in found.lines}
+    return {"told": all_counted(found),
+            "looks": {series: [colour, outline(marker)] for series, (colour, marker) in sorted(looks.items())},
+            "columns": OF_LINE, "text": text, "texts": texts.items, "configs": configs.items, "changes": changes.items,
             "rows": [about for _, about in rows.values()], "kinds": KINDS, "lines": table}
+
+
+def pale(line: Line) -> bool:
+    """Not what the paper's recipe, or the row's file, would have reached."""
+    return bool(line.runs) and (line.section in ("short", "changed") or is_short(line))
 
 
 def whole(value: Any) -> Any:
@@ -116,10 +128,10 @@ def embedded(data: dict) -> str:
 
 
 def page(data: dict) -> str:
-    style = (PAGE / "style.css").read_text("utf-8")
+    css = (PAGE / "style.css").read_text("utf-8")
     script = "(() => {\n\"use strict\";\n" + "\n".join((PAGE / name).read_text("utf-8") for name in SCRIPTS) + "})();\n"
-    parts = {"style": style, "script": script, "data": embedded(data), "style_hash": fingerprint(style),
-             "script_hash": fingerprint(script)}
+    parts = {"style": css, "script": script, "data": embedded(data), "style_hash": fingerprint(css),
+             "script_hash": fingerprint(script), "told": escape(data["told"])}
     text = (PAGE / "page.html").read_text("utf-8")
     head, *rest = text.split("{{")
     return head + "".join(parts[name] + after for name, _, after in (piece.partition("}}") for piece in rest))

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from reprune.results import verdict
 from reprune.results.lines import Collected, Line
-from reprune.results.render.cells import accuracy, compared, cost, norms, ran, row_link, source
-from reprune.results.render.text import CONTROLS, columns, reached, standing
+from reprune.results.render.cells import accuracy, compared, measured, norms, ran, row_link, source
+from reprune.results.render.text import CONTROLS, STANDINGS, all_counted, columns, counted, reached, standing
 from reprune.schema import Paper, Row
 
 
@@ -40,7 +40,10 @@ def escape(text: str) -> str:
 
 
 GUIDE = """\
+## How to read this
+
 Made by `make tables` from [experiments/{paper}/](../experiments/{paper}) and [runs/](runs); no number is typed by hand.
+A row's name leads to its [details](#details), or to those on its own page; all columns: [results.csv](results.csv).
 
 - **Accuracy** is top-1 in percent on the test set, ours after the last epoch. Over n seeds: mean ± sample standard
   deviation.
@@ -53,39 +56,35 @@ HINTS = {               # what is found in a table -> its explanation
     r"†": "**†** marks numbers computed from another number of the paper, such as 87.5 % from 8x fewer.",
     r"\(top-5\)": "**Top-5** stands where the paper gives nothing else; ours is top-1 all the same.",
     r"\| verdict": "**Verdict**: does the claim hold here? By [one rule](README.md#the-verdict) for all papers.",
-    r"\| made at": "**Made at** n commits or with n threads: what the runs of the line differ in.",
-    r"[0-9a-f]{7}\+[ ,]": "**+** after a commit: when the run was made, files differed from it.",
-    r"\| after sparse": "**After sparse training** is the accuracy that is left before anything is removed.",
-    r"\| before recovery": "**Before recovery** is the accuracy after the last removal, before the last fine-tuning.",
-    r"\| best epoch on test": "**Best epoch on test** is what some papers report, shown where it was recorded.",
+    r"- made at": "**Made at** n commits or with n threads: what the runs of the line differ in.",
+    r"[0-9a-f]{7}\+[\n,]": "**+** after a commit: when the run was made, files differed from it.",
+    r"- after sparse": "**After sparse training** is the accuracy that is left before anything is removed.",
+    r"- before recovery": "**Before recovery** is the accuracy after the last removal, before the last fine-tuning.",
+    r"- best epoch on test": "**Best epoch on test** is what some papers report, shown where it was recorded.",
     r"\| epochs": "**Epochs** are those run; after a slash, those of the paper's recipe, as far as it is known.",
-    r"\| given weights": "**Given weights**: the baseline was loaded, not trained here.",
-    r"\| measured speed-up": "**Speed-up** is the latency of the baseline over that of the pruned net."}
+    r"[|:] given weights": "**Given weights**: the baseline was loaded, not trained here.",
+    r"- measured speed-up": "**Speed-up** is the latency of the baseline over that of the pruned net."}
 INDEX = """\
 # Results
 
-Made by `make tables` from [experiments/](../experiments) and [runs/](runs); no number is typed by hand; all lines
-of all tables as one file: [results.csv](results.csv).
+**{told}**
 
-*Claims* are rows of the paper's tables. Each counts once: by the [verdict](#the-verdict) on its runs of the paper's
-whole recipe (the weakest, where there are several settings), or else as run with something changed, with fewer epochs
-or images, or not yet.
-
-"""
-STANDINGS = {"reproduced": "reproduced", "within": "within x", "off": "off by x", "not comparable": "not comparable",
-             "changed only": "changed only", "short only": "short only", "not run": "not run"}
+Each claim counts once: by the [verdict](#the-verdict) on its runs of the paper's whole recipe (the weakest, where there
+are several settings); or else as run with something changed or with fewer epochs or images ("short"), which is not
+comparable; or as not run. {partly}"""
+MADE = """\
+Made by `make tables` from [experiments/](../experiments) and [runs/](runs); no number is typed by hand. All lines of
+all tables: [results.csv](results.csv); to filter, sort and plot: [index.html](index.html)."""
+PARTLY = '\n*In part*: method or recipe had to be filled in; the page says what is known and what is not.'
 RULE = "One rule for all papers, computed for each line of a table from the claim and our runs."
-RECONSTRUCTED = """\
-*Reconstruction*: "in part" where method or recipe had to be filled in; the page says what is known and what is not.
-
-"""
-STANDING = "The paper's claims here: {}. What these words mean stands on the [first page](README.md)."
+STANDING = "**{}.** What these words mean stands on the [first page](README.md)."
 SECTIONS = {
     "full": ("The paper's rows", "The paper's claims beside our runs of the whole recipe."),
     "changed": ("Changed runs", "Runs of a row with something else than its file says, shown under *setting*."),
     "short": ("Short runs", "Fewer epochs than the paper's (`?`: the recipe does not say how many those are), or fewer "
                             "images: not comparable with the claims, and never mixed with the runs above."),
     "own": ("Rows of our own (no claim of the paper)", "What we tried besides.")}
+LEADS = {"full": "Whole recipe", "changed": "Changed run", "short": "Short run", "own": "Ours", "control": "Control"}
 BESIDE = "Rows of other folders that this page is to be read with: the same runs serve several pages."
 CONTROL = f"""\
 What simpler means reach with the same model, data and budget: {'; '.join(f'*{n}*: {w}' for n, w in CONTROLS.items())}.
@@ -104,32 +103,38 @@ def page(paper: str, found: Collected, figures: list[tuple[str, str]]) -> str:
     claimed = [row for row in rows if row.claim]
     for name in SECTIONS:
         parts += section(name, rows, lines, paper)
-    if claimed:
-        parts += ["## Controls", CONTROL, table([controls(row, found) for row in claimed])]
-        if ran_controls := [line for line in lines if line.control]:
-            parts += [table([compared(line, paper) for line in ran_controls]), sizes(ran_controls, paper)]
+    if held := [line for line in lines if line.control]:
+        against = [row for row in claimed if any(line.row is row for line in held)]
+        parts += ["## Controls", CONTROL, table([controls(row, found) for row in against]),
+                  table([compared(line, paper) for line in held])]
     if others:
-        parts += ["## Beside other methods", BESIDE, table([compared(line, paper) for line in others]),
-                  sizes([line for line in others if line.runs], paper),
-                  table([source(row, paper) for row in {line.row.id: line.row for line in others}.values()])]
+        parts += ["## Beside other methods", BESIDE, table([compared(line, paper) for line in others])]
     if sparse := [norms(line, run, paper) for line in [*lines, *others] for run in line.runs if run.norms]:
-        sparse.sort(key=lambda cells: [cells[name] for name in ("model", "row", "penalty's weight", "setting", "seed")])
+        sparse.sort(key=lambda cells: [cells[name] for name in ("row", "penalty's weight", "seed")])
         parts += ["## Group norms after sparse training", NORMS, table(sparse)]
     if figures:
         parts += ["## Figures", *(f"![{text.split('. ')[0]}]({file})\n\n*{text}*" for file, text in figures)]
-    if runs := [run for line in lines for run in line.runs]:
-        parts += ["## Runs", "Each run on its own; the link leads to its record: whole config, widths, times.",
-                  table([ran(run) for run in runs])]
+    known = "\n\n".join(details(row, [line for line in lines if line.row is row]) for row in rows)
     guide = GUIDE.format(paper=paper) + "".join(
-        f"- {text}\n" for mark, text in HINTS.items() if any(re.search(mark, part) for part in parts))
-    stand = [standing(found.of(row)) for row in claimed]
-    told = ", ".join(f"{stand.count(name)} {title}" for name, title in STANDINGS.items() if name in stand)
-    first = [*head(paper, about), STANDING.format(told) if told else "", guide]
-    return "\n\n".join(part.strip() for part in [*first, *parts] if part.strip()) + "\n"
+        f"- {text}\n" for mark, text in HINTS.items() if any(re.search(mark, part) for part in [*parts, known]))
+    told = STANDING.format(counted([standing(found.of(row)) for row in claimed])) if claimed else ""
+    title, *described = head(paper, about)
+    all_parts = [title, told, *described, *parts, guide, "## Details", known]
+    return "\n\n".join(part.strip() for part in all_parts if part.strip()) + "\n"
 
 
-def sizes(lines: list[Line], paper: str) -> str:
-    return table([cost(line, paper) for line in lines]) if lines else ""
+def details(row: Row, lines: list[Line]) -> str:
+    """All that no table has room for, under a heading that the row's name leads to."""
+    parts = [f"### {escape(row.id.split('/')[1])}", escape(row.title), bullets(source(row))]
+    for line in lines:
+        every = "".join(f"\n  - {escape(ran(run))}" for run in line.runs)
+        parts += [f"*{LEADS[line.section]}{f' {line.control}' if line.control else ''}*",
+                  f"{bullets(measured(line))}\n- runs:{every}"]
+    return "\n\n".join(parts)
+
+
+def bullets(cells: dict[str, str]) -> str:
+    return "\n".join(f"- {name}: {escape(text)}" for name, text in cells.items() if text)
 
 
 def section(name: str, rows: list[Row], lines: list[Line], paper: str) -> list[str]:
@@ -141,19 +146,17 @@ def section(name: str, rows: list[Row], lines: list[Line], paper: str) -> list[s
     here += [Line(row, values=dict(row.choices),
                   setting="other runs only, see below" if row.id in ran_at_all else "not run")
              for row in wanted if row.id not in ran_here]
+    if not here:
+        return []
     here.sort(key=lambda line: line.row.id)
-    parts = []
-    if here:
-        parts = [f"## {title}", text] if any(row.claim for row in rows) else ["## Rows"]
-        parts += [table([(compared if name == "own" else accuracy)(line, paper) for line in here]),
-                  sizes([line for line in here if line.runs or line.row.claim], paper)]
-    return parts + [table([source(row, paper) for row in wanted])] * bool(wanted)
+    return [*([f"## {title}", text] if any(row.claim for row in rows) else ["## Rows"]),
+            table([(compared if name == "own" else accuracy)(line, paper) for line in here])]
 
 
 def controls(row: Row, found: Collected) -> dict[str, str]:
     """What the controls of a claim reach."""
     own = {row.choices.get("method"): "the row itself"}
-    return {"row": row_link(row, row.paper), "our Δ": reached(found.of(row)),
+    return {"row": row_link(Line(row), row.paper), "our Δ": reached(found.of(row)),
             **{name: own.get(name) or reached(found.of(row, name)) for name in CONTROLS}}
 
 
@@ -166,16 +169,23 @@ def head(paper: str, about: Paper) -> list[str]:
 
 
 def index(found: Collected) -> str:
-    """results/README.md"""
-    entries = []
+    """results/README.md: the claims of each paper, then what we tried besides."""
+    claims, own = [], []
     for paper in sorted({row.paper for row in found.rows}):
-        about, lines = found.about[paper], [line for line in found.lines if line.row.paper == paper and line.runs]
-        stand = [standing(found.of(row)) for row in found.rows if row.paper == paper and row.claim]
-        entries.append({"paper": f"[{about.title or paper}]({paper}.md)", "venue": about.venue or "",
-                        "reconstruction": "in part" * bool(about.reconstruction), "claims": str(len(stand)),
-                        **{title: str(stand.count(name)) for name, title in STANDINGS.items()},
-                        "own rows run": str(len({line.row.id for line in lines if line.section == "own"})),
-                        "runs": str(sum(len(line.runs) for line in lines))})
-    filled = RECONSTRUCTED if any(entry["reconstruction"] for entry in entries) else ""
+        about, rows = found.about[paper], [row for row in found.rows if row.paper == paper]
+        link, free = f"[{about.title or paper}]({paper}.md)", [row for row in rows if not row.claim]
+        if stand := [standing(found.of(row)) for row in rows if row.claim]:
+            kinds = {kind: stand.count(kind) for kind in verdict.KINDS}
+            kinds["not comparable"] += sum(name.endswith(" only") for name in stand)
+            notes = [text for text in (about.venue, "in part" * bool(about.reconstruction)) if text]
+            claims.append({"paper": ", ".join([link, *notes]), "claims": str(len(stand)),
+                           **{STANDINGS[kind]: str(number) for kind, number in kinds.items()}})
+        runs = [sum(len(line.runs) for line in found.of(row)) for row in free]
+        if free:
+            own.append({"page": link, "rows": str(len(free)), "rows run": str(sum(map(bool, runs))),
+                        "runs": str(sum(runs))})
     rule = verdict.__doc__.partition("\n\n")[2].partition(">>>")[0].strip()
-    return f"{INDEX}{filled}{table(entries)}\n\n## The verdict\n\n{RULE}\n\n{rule}\n"
+    partly = PARTLY if any(found.about[row.paper].reconstruction for row in found.rows) else ""
+    parts = [INDEX.format(told=all_counted(found), partly=partly).strip(), table(claims) if claims else "",
+             *(["## Rows of our own", table(own)] if own else []), MADE, "## The verdict", RULE, rule]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from reprune.results import verdict
-from reprune.results.lines import Line
+from reprune.results.lines import Collected, Line
 from reprune.schema import STAGES, Claim
 
 CONTROLS = {"random": "random filters", "scratch": "the widths, trained from fresh weights", "l1": "smallest L1-norms"}
 
 
+STANDINGS = {"reproduced": "reproduced", "within": "within x", "off": "off by x", "not comparable": "not comparable",
+             "changed only": "changed only", "short only": "short only", "not run": "not run"}
+NOTHING = ("", "0")                 # a column that says nothing but this is left out
+
+
 def columns(rows: list[dict[str, str]]) -> list[str]:
-    """Of a table, in the order of its fullest row; empty ones are left out."""
+    """Of a table, in the order of its fullest row; those that say nothing are left out."""
     order = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
-    return [name for name in order if any(row.get(name) for row in rows)]
+    return [name for name in order if any(row.get(name, "") not in NOTHING for row in rows)]
 
 
 def points(value: float) -> str:
@@ -88,3 +93,22 @@ def standing(lines: list[Line]) -> str:
         return max(full, key=verdict.KINDS.index)
     return next((f"{name} only" for name in ("changed", "short") if any(line.section == name for line in lines)),
                 "not run")
+
+
+def counted(stand: list[str]) -> str:
+    """How many claims stand how; what has not been reached is said too.
+
+    >>> counted(["not run", "short only", "not run"])
+    '3 claims: 0 reproduced, 0 within x, 0 off by x, 1 short only, 2 not run'
+    """
+    told = [f"{stand.count(name)} {title}" for name, title in STANDINGS.items()
+            if name in stand or name in verdict.KINDS[:3]]
+    return f"{len(stand)} claim{'s' * (len(stand) != 1)}: {', '.join(told)}"
+
+
+def all_counted(found: Collected) -> str:
+    """Of all papers, in one sentence."""
+    claimed = [row for row in found.rows if row.claim]
+    papers = len({row.paper for row in claimed})
+    told = counted([standing(found.of(row)) for row in claimed])
+    return f"{papers} paper{'s' * (papers != 1)}, {told}."

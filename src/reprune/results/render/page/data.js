@@ -4,9 +4,9 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const SEARCHED = ["method", "model", "dataset", "recipe", "section", "setting", "verdict", "baseline_source"];
 const RUN = ["key", "seed", "baseline", "pruned", "commit", "torch"];
 
-const LINES = DATA.lines.map(([row, cells, series, kind, runs, config, changes], index) => {
+const LINES = DATA.lines.map(([row, cells, series, kind, runs, config, changes, pale], index) => {
   const line = {index, about: DATA.rows[row], ...DATA.rows[row].values, series: DATA.texts[series],
-    kind: DATA.texts[kind] ?? "", runs, config, seeds: new Set(runs.map(([, seed]) => seed)).size};
+    kind: DATA.texts[kind] ?? "", runs, config, pale: pale === 1, seeds: new Set(runs.map(([, seed]) => seed)).size};
   DATA.columns.forEach((name, i) => { line[name] = cells[i]; });
   for (const name of DATA.text) if (line[name] !== null) line[name] = DATA.texts[line[name]];
   line.otherwise = changes.map((i) => DATA.changes[i]);
@@ -45,17 +45,6 @@ function claimed(line, what, digits = 1) {
 function claimedDelta(line) {
   const open = /delta (>=?) 0/.exec(line.claim_bounds || "");
   return given(line.claim_delta) || !open ? signed(line.claim_delta) : open[1] === ">" ? "> 0" : "≥ 0";
-}
-
-// recover 2/40: two epochs run, forty in the paper; ?: the paper's are not known.
-function epochs(line) {
-  const parts = ["baseline", "sparse", "recover"].map((stage) => {
-    if (stage === "baseline" && line.baseline_source && line.baseline_source !== "trained here") return "given weights";
-    const [ours, paper] = [line[`epochs_${stage}`], line[`paper_epochs_${stage}`]];
-    if (!ours && !paper) return "";
-    return `${stage} ${given(ours) ? ours : "–"}${given(paper) ? `/${paper}` : line.claim_source ? "/?" : ""}`;
-  });
-  return parts.filter(Boolean).join(", ");
 }
 
 // An element: make("a", {href: "x", class: "y"}, "text", child, ...). Text stays text, whatever it holds.

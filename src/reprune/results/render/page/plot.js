@@ -8,16 +8,11 @@ const ACROSS = {
   latency_ratio: {title: "Measured speed-up", ours: (l) => l.latency_ratio, paper: () => null, least: 0.4}};
 const UP = {
   top1: {title: "Top-1, %", ours: (l) => [l.pruned_top1, l.pruned_top1_std], paper: (l) => l.claim_pruned,
-    base: (l) => l.baseline_top1, least: 2},
+    base: (l) => l.baseline_top1, least: 2, warp: (v) => -Math.log(Math.max(100 - v, 0.01))},
   delta: {title: "Δ top-1, points", ours: (l) => [l.delta, l.delta_std], paper: (l) => l.claim_delta,
-    base: () => 0, least: 2}};
-const SHAPES = [                        // of about the same area, around 0,0
-  "M5 0A5 5 0 1 1-5 0A5 5 0 1 1 5 0Z", "M-4.5-4.5H4.5V4.5H-4.5Z", "M0-6.5L6 4.5H-6Z", "M0-6.5L5.5 0L0 6.5L-5.5 0Z",
-  "M0 6.5L6-4.5H-6Z", "M-2-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z"];
-const HUES = 7;                         // --hue0 to --hue6 in style.css; 7 hues x 6 shapes: 42 looks
-const SERIES = [...new Set(LINES.map((line) => line.series))].sort(compareText);
-const look = (series) => ({hue: `var(--hue${SERIES.indexOf(series) % HUES})`,
-  shape: SHAPES[SERIES.indexOf(series) % SHAPES.length]});
+    base: () => 0, least: 2, warp: (v) => Math.sign(v) * Math.log1p(Math.abs(v))}};
+const look = (series) => ({hue: DATA.looks[series][0], shape: DATA.looks[series][1]});
+const STEPS = [50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01];
 
 const plot = document.getElementById("plot");
 const tip = document.getElementById("tip");
@@ -39,18 +34,29 @@ function pointsOf(lines) {
   }).sort((a, b) => b.ours - a.ours || a.x - b.x || b.y - a.y);
 }
 
-// Where the values lie between `from` and `to`, at least `least` shown; ticks at about `wish` round numbers.
-function scale(values, least, from, to, wish) {
+// Where the values lie between the pixels `from` and `to`, at least `least` shown, warped so that one that is far away
+// does not flatten the rest; ticks at round numbers, the roundest first, `apart` pixels from each other.
+function scale(values, least, from, to, apart, warp = (v) => v) {
   let [low, high] = [Math.min(...values), Math.max(...values)];
-  const spare = Math.max(least - (high - low), (high - low) * 0.1) / 2;
-  [low, high] = [low - spare, high + spare];
-  const rough = (high - low) / wish;
-  const ten = 10 ** Math.floor(Math.log10(rough));
-  const step = ten * [1, 2, 5, 10].find((factor) => factor * ten >= rough);
-  const first = Math.ceil(low / step);
-  const ticks = Array.from({length: Math.floor(high / step) - first + 1}, (_, i) => (first + i) * step);
-  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  return {at: (v) => from + (v - low) / (high - low) * (to - from), ticks, name: (v) => (v + 0).toFixed(digits)};
+  const spare = Math.max(0, least - (high - low)) / 2;
+  [low, high] = [warp(low - spare), warp(high + spare)];
+  [low, high] = [low - 0.05 * (high - low), high + 0.05 * (high - low)];
+  const at = (v) => from + (warp(v) - low) / (high - low) * (to - from);
+  const inside = (v) => warp(v) >= low && warp(v) <= high;
+  const ticks = [];
+  let digits = 0;
+  for (const step of STEPS) {
+    const first = Math.floor((Math.min(...values) - least) / step);
+    const last = Math.ceil((Math.max(...values) + least) / step);
+    if (ticks.length > 4) break;
+    for (let i = first; i <= last; i++) {
+      const v = i * step;
+      if (!inside(v) || ticks.some((other) => Math.abs(at(other) - at(v)) < apart)) continue;
+      ticks.push(v);
+      digits = Math.max(digits, -Math.floor(Math.log10(step) + 1e-9));
+    }
+  }
+  return {at, ticks, name: (v) => (v + 0).toFixed(digits)};
 }
 
 function showPlot(lines) {
@@ -68,8 +74,9 @@ function showPlot(lines) {
     return;
   }
   const bases = [...new Set(points.filter((p) => p.ours).map((p) => up.base(p.line)).filter(given))].sort();
-  const x = scale(points.map((p) => p.x), across.least, left, width - right, width < 500 ? 5 : 10);
-  const y = scale([...points.flatMap((p) => [p.y - p.std, p.y + p.std]), ...bases], up.least, bottom, top, 7);
+  const x = scale(points.map((p) => p.x), across.least, left, width - right, 60);
+  const y = scale([...points.flatMap((p) => [p.y - p.std, p.y + p.std]), ...bases], up.least, bottom, top, 34,
+    up.warp);
   const axes = make("g", {class: "axes", "aria-hidden": "true"},
     ...x.ticks.flatMap((v) => [make("line", {x1: x.at(v), x2: x.at(v), y1: top, y2: bottom}),
       make("text", {x: x.at(v), y: bottom + 18, "text-anchor": "middle"}, x.name(v))]),
@@ -87,7 +94,7 @@ function showPlot(lines) {
 
 function mark(point, at, x, y) {
   const {hue, shape} = look(point.line.series);
-  const kind = point.ours ? (["full", "own"].includes(point.line.section) ? "ours" : "ours pale") : "paper";
+  const kind = point.ours ? (point.line.pale ? "ours pale" : "ours") : "paper";
   const g = make("g", {class: `mark ${kind}`, tabindex: at === 0 ? 0 : -1, role: "link", "data-at": at,
     "aria-label": said(point).join(", ")});
   g.style.setProperty("--hue", hue);
@@ -145,7 +152,8 @@ function listenPlot(open, update) {
     plot.addEventListener(name, (event) => markOf(event) ? showTip(markOf(event)) : hide());
   }
   for (const name of ["pointerleave", "focusout"]) plot.addEventListener(name, hide);
-  addEventListener("scroll", hide, {passive: true, capture: true});
+  const moved = () => markOf({target: document.activeElement}) ? showTip(document.activeElement) : hide();
+  addEventListener("scroll", moved, {passive: true, capture: true});
   plot.addEventListener("click", (event) => { if (markOf(event)) open(points[markOf(event).dataset.at].line); });
   plot.addEventListener("keydown", (event) => {
     const g = markOf(event);

@@ -1,11 +1,6 @@
 // The table. Up to WHOLE rows are all there (the browser's own search finds them); of more, those in sight.
 
 const WHOLE = 300;
-const drop = (name) => [
-  {id: `${name}_drop`, head: "ours", sort: (l) => l[`${name}_drop`], text: (l) => fixed(l[`${name}_drop`], 1)},
-  {id: `claim_${name}_drop`, head: "paper", paper: true, sort: (l) => l[`claim_${name}_drop`],
-    text: (l) => claimed(l, `${name}_drop`)}];
-const plain = (id, head) => ({id, head, align: "left", sort: (l) => l[id], text: (l) => l[id] ?? ""});
 const arrow = (from, to) => given(to) ? `${given(from) ? fixed(from) : "–"} → ${fixed(to)}` : "";
 
 // [title of a group of columns, its columns]; a column's sort gives a number or a text.
@@ -20,18 +15,12 @@ const GROUPS = [
     {id: "delta", head: "ours", sort: (l) => l.delta, text: (l) => spread(signed(l.delta), l.delta_std)},
     {id: "claim_delta", head: "paper", paper: true, sort: (l) => l.claim_delta, text: claimedDelta}]],
   ["", [{id: "verdict", head: "Verdict", align: "left", sort: (l) => l.verdict ? DATA.kinds.indexOf(l.kind) : null,
-    text: (l) => l.verdict ?? (l.claim_source ? "" : "no claim")}]],
-  ["Params removed, %", drop("params")],
-  ["MACs removed, %", drop("macs")],
-  ["", [{id: "latency_ratio", head: "Speed-up", sort: (l) => l.latency_ratio,
-    text: (l) => given(l.latency_ratio) ? `${fixed(l.latency_ratio)}x` : ""}]],
-  ["", [{id: "epochs", head: "Epochs", align: "left", text: epochs,
-    sort: (l) => l.runs.length ? l.epochs_baseline + l.epochs_sparse + l.epochs_recover : null}]],
-  ["", [{id: "seeds", head: "Seeds", sort: (l) => l.seeds, text: (l) => l.seeds ? String(l.seeds) : ""}]],
-  ["", [plain("section", "Section")]],
-  ["", [plain("method", "Method")]],
-  ["", [plain("model", "Model")]],
-  ["", [plain("dataset", "Dataset")]]];
+    text: (l) => l.runs.length ? (l.verdict ?? "no claim").replace("not comparable: ", "") : ""}]],
+  ["MACs removed, %", [
+    {id: "macs_drop", head: "ours", sort: (l) => l.macs_drop, text: (l) => fixed(l.macs_drop, 1)},
+    {id: "claim_macs_drop", head: "paper", paper: true, sort: (l) => l.claim_macs_drop,
+      text: (l) => claimed(l, "macs_drop")}]],
+  ["", [{id: "series", head: "Method", align: "left", sort: (l) => l.series, text: (l) => l.series}]]];
 const COLUMNS = GROUPS.flatMap(([group, columns]) => columns.map((column) => ({...column, group})));
 
 const box = document.getElementById("table-box");
@@ -64,17 +53,17 @@ function nextOrder(column) {
   return state.sort === first ? (first === column.id ? `-${column.id}` : column.id) : first;
 }
 
-// Lines without a value come last in both directions; equal ones stay in the order of the data.
+// Lines without a value come last in both directions, before them, of numbers, the pale ones: a short run leads no
+// column. Equal ones stay in the order of the data.
 function inOrder(lines) {
   const falls = state.sort.startsWith("-");
   const column = COLUMNS.find((c) => c.id === state.sort.replace("-", ""));
   if (!column) return lines;
-  const keyed = lines.map((line) => [column.sort(line), line]);
-  const rank = new Map([...new Set(keyed.map(([key]) => key))].filter(given)
-    .sort((a, b) => typeof a === "number" ? a - b : compareText(a, b)).map((key, i) => [key, falls ? -i : i]));
-  const place = (key) => rank.get(key) ?? Infinity;
-  return keyed.map(([key, line]) => [place(key), line]).sort(([a, x], [b, y]) => a === b ? x.index - y.index : a - b)
-    .map(([, line]) => line);
+  const place = (line, key) => !given(key) ? 2 : Number(line.pale && typeof key === "number");
+  return lines.map((line) => [line, column.sort(line)]).map(([line, key]) => [line, key, place(line, key)])
+    .sort(([one, a, first], [other, b, second]) => first - second || (first === 2 || a === b ? 0
+      : (falls ? -1 : 1) * (typeof a === "number" ? a - b : compareText(a, b))) || one.index - other.index)
+    .map(([line]) => line);
 }
 
 function showTable(lines) {
@@ -124,15 +113,13 @@ function rowOf(line, at) {
   const cells = COLUMNS.slice(1).map((column) => {
     const text = column.text(line);
     const verdict = column.id === "verdict" && line.verdict;
-    const faint = column.paper || (column.id === "verdict" && !verdict);
-    const shape = [column.align || "", faint ? "paper" : ""].join(" ").trim();
-    const content = verdict || column.id === "section"
-      ? make("span", {class: "chip", "data-is": verdict ? line.kind : null}, text) : text;
-    return make("td", shape ? {class: shape} : {}, text ? content : "");
+    const shape = [column.align || "", column.paper || (column.id === "verdict" && !verdict) ? "paper" : ""];
+    const content = verdict ? make("span", {class: "chip", "data-is": line.kind, title: text}, text) : text;
+    return make("td", {class: shape.join(" ").trim() || null}, text ? content : "");
   });
   const setting = line.setting && line.runs.length ? make("span", {class: "setting", title: line.setting},
     line.setting.replace(/[\w.]+\.(?=\w+\.\w+=)/g, "")) : "";
-  return make("tr", {"aria-rowindex": at + 3, class: line.runs.length ? null : "unrun"},
+  return make("tr", {"aria-rowindex": at + 3, class: !line.runs.length ? "unrun" : line.pale ? "pale" : null},
     make("th", {scope: "row", class: "name"}, link, setting), ...cells);
 }
 
