@@ -22,15 +22,15 @@ def test_committed_figures_are_what_the_committed_records_say(capsys):
 
 
 def test_points_are_the_means_of_the_records_and_what_papers_print():
-    runs = records(REPOSITORY)["half/resnet20-ga"]
-    (point,) = [p for p in data(REPOSITORY, "accuracy-cifar10-resnet20")["points"] if p["label"].startswith("ga: ")]
+    runs = records(REPOSITORY)["half/resnet20-l1std"]
+    (point,) = [p for p in data(REPOSITORY, "accuracy-cifar10-resnet20")["points"] if p["label"].startswith("l1std: ")]
     top1 = [r["pruned"]["top1"] for r in runs]
     assert len(runs) > 1 and f"{len(runs)} seeds" in point["label"] and point["ours"] and not point["short"]
-    assert point["top1"] == pytest.approx(mean(top1)) and point["std"] == pytest.approx(stdev(top1))
+    assert point["top1"] == pytest.approx(mean(top1)) and point["std"] == pytest.approx(stdev(top1), abs=1e-6)
     assert point["kept"] == pytest.approx(mean(100 * r["pruned"]["macs"] / r["baseline"]["macs"] for r in runs))
     shown = data(REPOSITORY, "accuracy-cifar10-resnet56")
-    printed = [(p["top1"], pytest.approx(p["kept"])) for p in shown["points"] if p["label"] == "l1: li2017 as printed"]
-    assert printed == [(93.10, 89.6), (93.06, 72.4)]               # Table 1: 10.4 and 27.6 % of the MACs removed
+    printed = {(p["top1"], round(p["kept"], 6)) for p in shown["points"] if p["label"] == "l1: li2017 as printed"}
+    assert {(93.10, 89.6), (93.06, 72.4)} <= printed               # Table 1: 10.4 and 27.6 % of the MACs removed
     assert not any(p["ours"] for p in shown["points"] if "printed" in p["label"])
     assert (93.04, False) in [(b["top1"], b["ours"]) for b in shown["baselines"]]
 
@@ -114,10 +114,9 @@ def controlled(root):
 
 
 def test_controls_are_told_from_the_row_and_stand_beside_it(controlled):
-    shown = data(controlled, "accuracy-cifar10-resnet56")["points"]
-    assert [p["series"] for p in shown] == ["l1", *["random (control)"] * 2, "l1", "l1", "l1"]
-    assert [p["label"] for p in shown if not p["ours"]] == ["l1: li2017 as printed"] * 2
-    assert {p["label"].split(":")[0] for p in shown} == {"l1", "random (control)"}
+    shown = [p for p in data(controlled, "accuracy-cifar10-resnet56")["points"] if p["ours"]]
+    assert [p["series"] for p in shown] == ["l1", *["random (control)"] * 2, "l1"]
+    assert [p["label"].split(":")[0] for p in shown] == [p["series"] for p in shown]
     titles = [panel["title"] for panel in data(controlled, "widths-li2017-cifar10-resnet56")["panels"]]
     ends = ("A", "A, random control (lr=0.16)", "A, random control (lr=0.19)", "B")
     assert titles == [f"resnet56-{end}" for end in ends]

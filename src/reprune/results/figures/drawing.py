@@ -53,12 +53,15 @@ def accuracy(data: dict) -> Figure:
     entries: dict[str, list[dict]] = {}
     for point in sorted(data["points"], key=lambda p: (p["series"], not p["ours"], p["label"], p["kept"])):
         entries.setdefault(point["label"], []).append(point)
-    lines = sum(len(wrap(label, 36)) for label in entries) + len(data["baselines"]) + 2
-    figure = Figure(figsize=(PAGE, max(2.6, 0.165 * lines)), layout="constrained")
+    lines = sum(len(wrap(label, 36)) for label in entries) + len({base["label"] for base in data["baselines"]}) + 2
+    figure = Figure(figsize=(PAGE, max(2.6, 0.3 + 0.175 * lines)), layout="constrained")
     axes, halves, (left, right) = figure.subplots(), Counter(), limits([point["kept"] for point in data["points"]])
+    named: set[str] = set()
     for base in sorted(data["baselines"], key=lambda b: (not b["ours"], b["top1"])):
+        label = "_" * (base["label"] in named) + base["label"]    # what begins so is not in the legend
+        named.add(base["label"])
         colour, marker = STYLES["baseline"]                        # at the right end: 100 % of the MACs
-        axes.axhline(100 - base["top1"], zorder=1, clip_on=False, label=base["label"], color=LIGHT, linewidth=0.8,
+        axes.axhline(100 - base["top1"], zorder=1, clip_on=False, label=label, color=LIGHT, linewidth=0.8,
                      linestyle="--" if base["ours"] else ":", marker=marker if right == 100 else "", markevery=[1],
                      markeredgecolor=colour, markerfacecolor=colour if base["ours"] else "none")
     for label, points in entries.items():
