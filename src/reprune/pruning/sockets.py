@@ -34,7 +34,8 @@ class Step:
 
 
 class Penalty(Protocol):
-    """Added to the cross-entropy; sparse regularisers and distillation alike."""
+    """Added to the cross-entropy; sparse regularisers and distillation alike. One that defines after_step(net, rate)
+    may change the weights after every step, at that learning rate."""
 
     def __call__(self, step: Step) -> Tensor: ...
 
