@@ -33,7 +33,7 @@ from reprune.schema import SCHEMA
 from reprune.structure.cost import widths
 from reprune.structure.groups import Plan
 from reprune.structure.surgery import remove
-from reprune.training.callbacks import PruningCallback, TestCurve
+from reprune.training.callbacks import AfterStep, PruningCallback, TestCurve
 from reprune.training.classifier import derive, device, fit, seeded
 from reprune.training.speed import threads_of
 
@@ -186,7 +186,7 @@ class Run:
         learns = any(getattr(penalty, "needs_teacher", False) for penalty in (penalties or {}).values())
         facts = fit(net, self.data, cfg, name, part, epochs=epochs, penalties=penalties,
                     teacher=copy.deepcopy(baseline) if learns else None, unfinished=stage.unfinished,
-                    callbacks=[*self.logger.stage(name), *callbacks])
+                    callbacks=[*self.logger.stage(name), AfterStep(), *callbacks])
         return facts if batches is None else {**facts, "epochs": 0}               # no whole one
 
     def ended(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:

@@ -35,7 +35,7 @@ class Step:
 
 class Penalty(Protocol):
     """Added to the cross-entropy; sparse regularisers and distillation alike. One that defines start(net) may change
-    fresh weights before the first step."""
+    fresh weights before the first step; after_step(net, rate), all weights after every step at that learning rate."""
 
     def __call__(self, step: Step) -> Tensor: ...
 

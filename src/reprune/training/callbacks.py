@@ -82,6 +82,15 @@ class Threads(pl.Callback):
         torch.set_num_threads(self.number)
 
 
+class AfterStep(pl.Callback):
+    """Lets penalties that define after_step(net, rate) change the weights after every step of the optimiser."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Classifier, *_: Any) -> None:
+        for penalty in module.penalties.values():
+            if hasattr(penalty, "after_step"):
+                penalty.after_step(module.net, trainer.optimizers[0].param_groups[0]["lr"])
+
+
 class TrainingCurve(pl.Callback):
     """Means of every epoch for the record, whichever logger is chosen: loss, penalties, top-1 on the training images
     and on those held out of them. {name: a number per epoch}"""
