@@ -135,6 +135,17 @@ def test_nothing_to_show(tmp_path):
     assert not drawn(tmp_path) and for_page(tmp_path, "half") == []
 
 
+def test_seconds_are_of_runs_that_were_alone(small):
+    records_of = records(small)
+    (one,), (other,) = records_of["half/resnet56-l1"], records_of["half/resnet56-l1std"]
+    bars = data(small, "seconds-half-cifar10-resnet56")["bars"]
+    assert [bar["stages"]["recover"] for bar in bars] == [run["seconds"]["recover"] for run in (one, other)]
+    write(small, {**other, "seed": 1, "started": "2030-01-01T00:00:00Z"})
+    for seed, started in ((2, other["started"]), (3, "yesterday")):
+        write(small, {**one, "seed": seed, "started": started, "seconds": {"recover": 100.0}})
+    assert data(small, "seconds-half-cifar10-resnet56")["bars"] == bars         # the second l1std takes as long
+
+
 def test_pages_find_their_figures_without_a_record(small, tmp_path_factory):
     main(["figures", "--root", str(small)])
     bare = tmp_path_factory.mktemp("bare")
@@ -179,9 +190,8 @@ def test_many_lines_are_spread_over_several_figures_and_share_a_legend(small):
     widths = [len(figure.data["panels"]) for name, figure in shown.items() if name.startswith("widths-half")]
     assert len(widths) == 3 and sum(widths) == 32 and max(widths) <= 12
     points = shown["accuracy-cifar10-resnet56"].data["points"]
-    printed = [point["label"] for point in points if point["label"].endswith(" as printed")]      # one for each claim
-    assert {point["label"] for point in points if not point["short"]} == {
-        "l1: several settings", "l1std: several settings", *printed} and "l1: li2017 as printed" in printed
-    assert len(points) == 33 + len(printed)
-    assert [point["label"] for point in points if point["short"]] == ["l1: several settings, short"]
+    ours = [point for point in points if point["ours"]]
+    assert {point["label"] for point in ours if not point["short"]} == {"l1: several settings", "l1std: several settings"}
+    assert "l1: li2017 as printed" in {point["label"] for point in points}
+    assert len(ours) == 33 and [p["label"] for p in points if p["short"]] == ["l1: several settings, short"]
     assert shown["accuracy-cifar10-resnet56"].svg()

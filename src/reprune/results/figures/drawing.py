@@ -214,7 +214,9 @@ def seconds(data: dict) -> Figure:
     height = 0.16 * len(names) * (0.6 + max(name.count("\n") + 1 for name in names))
     figure = Figure(figsize=(COLUMN, 0.9 + height), layout="constrained")
     axes, done = figure.subplots(), np.zeros(len(names))
-    for stage, fill, hatch in zip(stages, itertools.cycle(FILLS), itertools.cycle(HATCHES), strict=False):
+    looks = [*dict.fromkeys(["sparse", "prune", "recover", *stages])]      # the same in every figure
+    for stage in stages:
+        fill, hatch = (of[looks.index(stage) % len(of)] for of in (FILLS, HATCHES))
         values = np.array([bar["stages"].get(stage, 0.0) for bar in data["bars"]])
         axes.barh(range(len(names)), values, 0.7, done, color=fill, edgecolor="black", hatch=hatch, linewidth=0.5,
                   label=stage)

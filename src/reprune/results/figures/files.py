@@ -33,8 +33,9 @@ CAPTIONS = {                # kind -> caption; in the order of a page
     "curves": "Training curves: {what}. Lines: mean over the seeds; bands: their range. Top-1 on held-out images, and "
               "on the training images (dotted; a stroke where there was one epoch). Black: the baseline, which rows "
               "share. Every stage has its own scale.",
-    "seconds": "What a method costs, mean over the seeds: {what}. Without the baseline, which runs share, and without "
-               "measuring."}
+    "seconds": "What a method costs, mean over the seeds: {what}. Wall clock, of the runs during which no other "
+               "recorded run was under way; what else the machine did is not known. Without the baseline, which runs "
+               "share, and without measuring."}
 SEEN = " Weights that were given may have been trained on the held-out images too."
 PANELS = 12                 # of one figure
 SEAL = re.compile(r"(?<=>numbers )(\w{16}) drawing (\w{16})(?=<)")

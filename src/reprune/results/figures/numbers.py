@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, mode
@@ -24,7 +26,29 @@ def read_lines(root: Path, errors: list[str]) -> list[Line]:
         alike[line.row.id, line.control].append(line)
     for several in alike.values():
         set_apart(several)
+    single = alone([of for line in lines for of in records(line)])
+    for line in lines:
+        line.values["alone"] = single
     return lines
+
+
+def alone(every: list[Record]) -> set[str]:
+    """Keys of the runs during which no other recorded run was under way on such a machine."""
+    spans, shared = defaultdict(list), set()
+    for of in every:
+        try:
+            start = datetime.fromisoformat(of.started).timestamp()
+        except ValueError:                                         # a record holds any text: nothing is known
+            shared.add(of.key)
+            continue
+        spans[of.env.device, of.env.device_name].append((start, start + sum((of.seconds or {}).values()), of.key))
+    for machine in spans.values():
+        last, under_way = -math.inf, ""                            # of those before, the one that ends last
+        for start, end, key in sorted(machine):
+            if start < last:
+                shared |= {key, under_way}
+            last, under_way = max((last, under_way), (end, key))
+    return {of.key for of in every} - shared
 
 
 def records(line: Line) -> list[Record]:
@@ -157,7 +181,7 @@ def seconds(lines: list[Line]) -> dict | None:
     for line in lines:
         on = defaultdict(list)                                     # never a mean over different machines
         for run in records(line):
-            if run.seconds:
+            if run.seconds and run.key in line["alone"]:
                 on[f"{run.env.device}, {run.env.threads} thread" + "s" * (run.env.threads != 1)].append(run.seconds)
         for machine, runs in sorted(on.items()):
             stages = dict.fromkeys(stage for run in runs for stage in run if stage not in ("baseline", "measure"))
