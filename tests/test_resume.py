@@ -71,7 +71,8 @@ def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(method, configure, monk
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_every_method_goes_on_between_two_rounds_as_if_nothing_had_happened(method, configure, monkeypatch, tmp_path):
-    options = [f"method={method}", "method/rounds=steps", "method.rounds.n=3", "method.rounds.batches=2"]
+    options = [f"method={method}", "method/rounds=steps", "method.rounds.n=3", "method.rounds.epochs=1",
+               "method.rounds.batches=2"]
     whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
     weights = load_file(tmp_path / "whole" / whole["key"] / "net.safetensors")
     for _ in range(99):
