@@ -67,7 +67,7 @@ class Masks:
         if not inputs[0].requires_grad:
             return None
         x = inputs[0].view_as(inputs[0])                          # what others do with it has other gradients
-        x.register_hook(lambda gradient: self._add(name, where, module, x.detach() * gradient))
+        x.register_hook(lambda gradient: self._add(name, where, module, x.detach().float() * gradient))
         self.inputs.append(x)
         return (x,)
 
@@ -165,28 +165,24 @@ class _Removing(pl.Callback):
         self.probe = Probe(module.net, **self.view)
         self.groups = self.allocation.candidates(self.probe)
         self.masks = Masks(module.net, self.groups)
-        if not self.plan:                                         # where a stage goes on, it is there
-            self.plan = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self.groups}
-            self.begin()
-
-    def begin(self) -> None:
-        self.steps, self.total = 0, {g.name: torch.zeros(g.size, dtype=torch.float64) for g in self.groups}
+        self.plan = self.plan or {g.name: torch.ones(g.size, dtype=torch.bool) for g in self.groups}
+        self.total = {name: total.to(module.device) for name, total in self.total.items()}    # where a stage goes on
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         for name, gradients in self.masks.take().items():         # of the mean loss of the batch
-            self.total[name] += importance(len(gradients) * gradients, self.criterion.order).cpu()
+            self.total[name] = self.total.get(name, 0) + importance(len(gradients) * gradients, self.criterion.order)
         self.steps += 1
         if self.steps == self.interval and not self.enough():
-            self.total = {name: trainer.strategy.reduce(total.to(module.device, torch.float32), reduce_op="sum").cpu()
-                          for name, total in self.total.items()}
-            self.remove_one()
-        if self.steps >= self.interval:
-            self.begin()
+            none = {g.name: torch.zeros(g.size, device=module.device) for g in self.groups}
+            self.remove_one({name: trainer.strategy.reduce(total, reduce_op="sum").cpu()
+                             for name, total in (none | self.total).items()})
+        if self.steps == self.interval:
+            self.steps, self.total = 0, {}
         mute(module.net, self.plan)                               # also what momentum has moved
 
-    def remove_one(self) -> None:
+    def remove_one(self, total: Scores) -> None:
         """The least important filter of all groups that may lose one."""
-        scores = self.criterion.normalized(self.total, self.groups, self.probe, self.plan)
+        scores = self.criterion.normalized(total, self.groups, self.probe, self.plan)
         open_ = [scores[g.name].masked_fill(~self.plan[g.name], torch.inf) for g in self.groups]
         for g, score in zip(self.groups, open_, strict=True):
             if int((~self.plan[g.name]).sum()) >= self.allocation.room(g, self.probe):
