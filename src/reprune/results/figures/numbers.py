@@ -119,7 +119,7 @@ def accuracy(lines: list[Line]) -> dict | None:
               for line, label in zip(ours, named, strict=True)]
     points += [{"kept": 100 - line["claim_macs_drop"], "top1": line["claim_pruned"], "std": None,
                 "series": series(line), "ours": False, "short": False,
-                "label": f"{line['method']}: {line.row.paper} as printed"} for line in papers]
+                "label": f"{line.series}: {line.row.paper} as printed"} for line in papers]
     bases = {(line["baseline_top1"], "given weights" if line.given else "trained here", True) for line in ours}
     bases |= {(line["claim_baseline"], f"{line.row.paper} as printed", False) for line in papers
               if line["claim_baseline"] is not None}
