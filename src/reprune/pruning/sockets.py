@@ -137,6 +137,8 @@ class Method:
     def __post_init__(self) -> None:
         if self.prunes and not (self.criterion and self.allocation and self.rounds):
             raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
+        self.penalties, self.repair = self.penalties or {}, self.repair or {}    # null: none
+        self.recover_penalties = self.recover_penalties or {}
         if self.between_penalties is None:
             self.between_penalties = self.recover_penalties
 
