@@ -191,8 +191,7 @@ def test_many_lines_are_spread_over_several_figures_and_share_a_legend(small):
     assert len(widths) == 3 and sum(widths) == 32 and max(widths) <= 12
     points = shown["accuracy-cifar10-resnet56"].data["points"]
     ours = [point for point in points if point["ours"]]
-    settled = {point["label"] for point in ours if not point["short"]}
-    assert settled == {"l1: several settings", "l1std: several settings"}
+    assert {p["label"] for p in ours if not p["short"]} == {"l1: several settings", "l1std: several settings"}
     assert "l1: li2017 as printed" in {point["label"] for point in points}
     assert len(ours) == 33 and [p["label"] for p in points if p["short"]] == ["l1: several settings, short"]
     assert shown["accuracy-cifar10-resnet56"].svg()
