@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,24 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+import reprune
+from reprune.__main__ import main
+from reprune.errors import UserError
 from reprune.sweeps.cells import expand
 
+NET = """from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self, width=16, classes=10):
+        super().__init__(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+                         nn.Conv2d(width, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(width, classes))
+"""
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = re.compile(r"(?:reprune|python run\.py) (?:run )?")
-OTHER_FILES = re.compile(r"experiments=mine|dataset=imagefolder|method=mine")       # the reader has them
+OTHER_FILES = re.compile(r"model=mine|dataset=imagefolder|method=mine")       # the reader has them
 
 
 def commands() -> list[str]:
@@ -63,6 +76,30 @@ def test_the_pruning_of_a_net_that_is_shown_runs(page):
     names = {"torch": torch, "net": net, "example": torch.randn(1, 3, 8, 8)}
     exec(next(s for s in snippets(page, "python") if "reprune.trace" in s), names)
     assert names["small"][0].out_channels < 8 and names["small"](names["example"]).shape == (1, 4)
+
+
+def test_a_net_of_ones_own_trains_is_pruned_saved_loaded_and_exported(tmp_path, monkeypatch):
+    (tmp_path / "mynet.py").write_text(NET)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text(snippets(ROOT / "docs/own-net.md", "yaml")[0])
+    done = run("model=mine", "method=l1", "dataset.limit=64", "logger=none", "recipe.baseline.epochs=1",
+               "recipe.recover.epochs=1", cwd=tmp_path)
+    assert done.returncode == 0 and "l1 on Net / digits" in done.stdout, done.stderr
+    (file,) = tmp_path.glob("outputs/*/net.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="mynet.Net' is not a model builder"):
+        reprune.load(file)
+    assert main(["export", str(file), "--state-dict", "net.pt", "--builder", "mynet.Net"]) == 0
+    builder, example = import_module("mynet").Net, torch.randn(2, 1, 8, 8)
+    assert reprune.load(file, builder=builder)(example).shape == (2, 10)
+    net = builder(width=8).eval()
+    small = reprune.remove(net, {g.name: torch.arange(g.size) % 2 == 0 for g in reprune.trace(net, example)}).eval()
+    assert all(str(group).count("\n") == 1 for group in reprune.trace(net, example))
+    with pytest.raises(UserError, match="pass builder="):
+        reprune.save(small, "small.safetensors", model={"_target_": "mynet.Net"})
+    reprune.save(small, "small.safetensors", model={"width": 8}, builder=builder)
+    assert torch.equal(reprune.load("small.safetensors", builder=builder)(example), small(example))
 
 
 def test_the_notebook_runs_and_shows_what_it_says():

@@ -115,11 +115,12 @@ def export(checkpoint: Annotated[Path, typer.Argument(help="net.safetensors of a
            onnx: Annotated[Path | None, typer.Option(help="write ONNX; times it in onnxruntime, too")] = None,
            torchscript: Annotated[Path | None, typer.Option(help="write TorchScript")] = None,
            state_dict: Annotated[Path | None, typer.Option(help="write a state_dict, and its widths beside it")] = None,
-           batch: Annotated[int, typer.Option(help="images for the check and the times")] = 64) -> None:
+           batch: Annotated[int, typer.Option(help="images for the check and the times")] = 64,
+           builder: Annotated[str | None, typer.Option(help="mypkg.nets.Net, of a net of your own")] = None) -> None:
     """A pruned net for other programs: give one of --onnx, --torchscript, --state-dict."""
     from reprune.models.export import main
 
-    main(checkpoint, {"onnx": onnx, "torchscript": torchscript, "state-dict": state_dict}, batch)
+    main(checkpoint, {"onnx": onnx, "torchscript": torchscript, "state-dict": state_dict}, batch, builder)
 
 
 @app.command()
@@ -147,6 +148,7 @@ def campaign(ctx: typer.Context) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """-> exit status"""
+    sys.path.insert(0, "")                                        # methods and nets of the user's own
     try:
         return app(argv, prog_name="reprune", standalone_mode=False) or 0
     except UserError as error:

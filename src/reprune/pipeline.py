@@ -59,6 +59,7 @@ class Run:
         self.example = torch.zeros(1, self.data.channels, self.data.size, self.data.size, device=device(cfg))
         self.view = {"example": self.example, "data": self.data, "seed": derive(cfg.seed, "probe"),
                      "batch_size": cfg.recipe.eval_batch_size, "given": bool(cfg.model.weights)}
+        models.trust(cfg.model._target_)                          # who has typed the config has named it
         self.logger = open_logger(cfg, store)
 
     def attempt(self) -> dict:

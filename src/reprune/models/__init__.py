@@ -22,8 +22,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from hydra.utils import get_object
 from torch import nn
 
 from reprune.errors import UserError
@@ -44,39 +45,56 @@ __all__ = ["build", "check_task", "densenet", "googlenet", "lenet300", "lenet5",
            "mobilenet_v2", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "preresnet", "resnet", "resnet_b",
            "resnet_cifar_stem", "torchvision", "vgg"]
 
-# The only names `build` calls. A checkpoint carries its model config, so a dotted path may come from a stranger's file:
-# it is looked up here and never imported.
+# The only names `build` calls, and those that `trust` adds. A checkpoint carries its model config, so a dotted path may
+# come from a stranger's file: it is looked up here and never imported.
 BUILDERS = {f"{__name__}.{f.__name__}": f for f in (
     resnet, resnet_b, preresnet, densenet, googlenet, mobilenet_v1, mobilenet_v2, vgg, lenet5, lenet300,
     resnet_cifar_stem, narrow_alexnet, narrow_resnet, narrow_vgg, torchvision)}
 
 
-def build(config: Mapping) -> nn.Module:
+def trust(target: str) -> None:
+    """From now on `build` calls what lies at this dotted path, too: a net of the user's own, which the command line or
+    the user's conf/ names."""
+    if target not in BUILDERS:
+        BUILDERS[target] = own(target)
+
+
+def own(target: str) -> Callable[..., nn.Module]:
+    """What lies at a dotted path that the user has typed. Raises UserError where there is nothing."""
+    try:
+        return get_object(target)
+    except Exception as error:                                    # whatever importing it ends in
+        raise UserError(f"model._target_={target}: {' '.join(str(error).split())}") from error
+
+
+def build(config: Mapping, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
     """The net of a resolved model node: `{"_target_": "reprune.models.resnet", "name": "resnet20", "depth": 20, ...}`.
 
     `name` is for tables only; `weights`, where set, is a file for `load_weights`; all other keys are arguments of the
-    builder. Initial weights are drawn from torch's global generator: seed it before, where it matters.
+    builder, the one given or what `_target_` names. Initial weights are drawn from torch's global generator: seed it
+    before, where it matters.
 
     UserError: `_target_` is not a builder of this package; a key is unknown, missing or out of range; the weights
     do not fit.
     """
     options = {k: v for k, v in config.items() if k not in ("_target_", "name", "weights")}
-    net = _builder(config.get("_target_"), options)(**options)
+    net = _builder(config.get("_target_"), options, builder)(**options)
     note(net, model={**config, "weights": None})
     if config.get("weights"):
         load_weights(net, config["weights"])
     return net
 
 
-def _builder(target, options: Mapping):
-    """The allow-listed function called `target`, once its signature is known to accept `options`."""
-    if not isinstance(target, str) or target not in BUILDERS:
+def _builder(target, options: Mapping, builder: Callable[..., nn.Module] | None):
+    """`builder`, or the allow-listed function called `target`, once its signature is known to accept `options`."""
+    if builder is None and (not isinstance(target, str) or target not in BUILDERS):
         shown = f"{target!r:.100}" if isinstance(target, str) else f"a {type(target).__name__}"
         raise UserError(f"model._target_={shown} is not a model builder; the builders are: {', '.join(BUILDERS)}")
-    parameters = inspect.signature(BUILDERS[target]).parameters
+    builder = builder or BUILDERS[target]
+    parameters = inspect.signature(builder).parameters
     if unknown := [str(k) for k in options if k not in parameters]:
         raise UserError(f"{target} has no option {', '.join(unknown)}; it takes: {', '.join(parameters)}")
     required = [k for k, p in parameters.items() if p.default is p.empty]
     if missing := [k for k in required if k not in options]:
         raise UserError(f"{target} needs the option {', '.join(missing)}; it takes: {', '.join(parameters)}")
-    return BUILDERS[target]
+    return builder

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -27,17 +27,25 @@ from reprune.structure.surgery import remove
 __all__ = ["load", "read_header", "save"]
 
 
-def save(net: nn.Module, path: str | Path, model: dict | None = None) -> None:
+def save(net: nn.Module, path: str | Path, model: dict | None = None,
+         builder: Callable[..., nn.Module] | None = None) -> None:
     """Writes `path` in one step (never half a file).
 
     model: the `conf/model` node the unpruned net was built from; nets of a run and of `reprune.models.build` carry it.
+    builder: of a net of your own; `model` then holds its arguments, and `load` wants it again.
     Raises UserError where it is unknown, where the file could not be loaded again, or where the disk is full or does
     not take it.
     """
     model, history = model or notes(net).get("model"), notes(net).get("history", [])
+    if builder is not None:
+        model = {"_target_": f"{builder.__module__}.{builder.__qualname__}", **(model or {})}
+    elif model and model.get("_target_") not in models.BUILDERS:
+        raise UserError(f"save: model._target_={model.get('_target_')!r} is not a model builder of this program: pass "
+                        "builder=, the function or class that makes the net")
     if model is None:
         raise UserError(f"save: how this {type(net).__name__} was built is not known; build it with "
-                        "reprune.models.build, or pass model={'_target_': 'reprune.models.resnet', 'depth': 20, ...}")
+                        "reprune.models.build, or pass model={'_target_': 'reprune.models.resnet', 'depth': 20, ...}, "
+                        "or builder=, the function or class that makes it, with its arguments as model=")
     plans = [{g: _indices(~mask) for g, mask in plan.items() if not mask.all()} for plan in history]
     header = json.dumps({"format": FORMAT, "model": {**model, "weights": None}, "channels_last": _is_channels_last(net),
                          "input_shape": notes(net).get("input_shape", ()), "history": [p for p in plans if p]})
@@ -49,15 +57,17 @@ def save(net: nn.Module, path: str | Path, model: dict | None = None) -> None:
         save_model(net, str(part), {"reprune": header})
 
 
-def load(path: str | Path) -> nn.Module:
+def load(path: str | Path, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
     """The net saved at `path`, in eval mode, with bit-equal outputs. Only reads tensors and JSON, runs no code from it.
+
+    builder: makes the unpruned net, where it is not one of this program's; what a file names is never imported.
 
     Raises UserError for a file that is missing, damaged, no safetensors file, or not of this program. What the header
     describes takes no memory before the tensors of the file fit it.
     """
     header, held = read(path)
     try:
-        net = _described(header, held).to_empty(device="cpu")
+        net = _described(header, held, builder).to_empty(device="cpu")
         load_model(net, str(path), strict=True)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -78,10 +88,10 @@ class _Weightless(TorchFunctionMode):
         return func(*args, **{**(kwargs or {}), **where})
 
 
-def _described(header: dict, held: Held) -> nn.Module:
+def _described(header: dict, held: Held, builder: Callable[..., nn.Module] | None) -> nn.Module:
     """The pruned net on the meta device. Raises ValueError where it does not have the tensors that the file holds."""
     with _Weightless():
-        net = models.build({**header["model"], "weights": None})  # a header may not name other files to read
+        net = models.build({**header["model"], "weights": None}, builder)        # a header names no other files to read
     net.to("meta")
     _check_room(net, held, header["history"])
     example = torch.empty(1, *header["input_shape"], device="meta")

@@ -124,15 +124,15 @@ def _write(path: Path, content: bytes) -> None:
 FORMS = {"onnx": to_onnx, "torchscript": to_torchscript, "state-dict": to_state_dict}
 
 
-def main(checkpoint: Path, files: dict[str, Path | None], batch: int) -> None:
-    """files: of FORMS, by their names; just one is to be written."""
+def main(checkpoint: Path, files: dict[str, Path | None], batch: int, builder: str | None = None) -> None:
+    """files: of FORMS, by their names; just one is to be written. builder: of a net of the user's own, dotted."""
     asked = [(name, path) for name, path in files.items() if path is not None]
     if len(asked) != 1:
         raise UserError("give one of " + ", ".join(f"--{name} FILE" for name in FORMS))
     if batch < 1:
         raise UserError(f"--batch is {batch}; use 1 or more images")
     ((name, path),) = asked
-    net = load(checkpoint).to(memory_format=torch.contiguous_format)
+    net = load(checkpoint, models.own(builder) if builder else None).to(memory_format=torch.contiguous_format)
     shape = read_header(checkpoint)["input_shape"]
     if not shape:
         raise UserError(f"{checkpoint}: the size of its input is not known; trace or prune the net before it is saved")

@@ -18,11 +18,14 @@ UNIFORM, PER_LAYER, BUDGET, ONE_SHOT = (f"reprune.pruning.{name}" for name in
 
 
 def settle(cfg: DictConfig, row: str | None) -> None:
-    """Names the row, and turns its config into that of the control it asks for, in place; `control` becomes a name.
+    """Names the row, and turns its config into that of the control it asks for, in place; `control` becomes a name. A
+    model of the user's own may leave out its name and weights.
 
     A control that changes nothing is the row itself. Raises UserError where the row has no such control.
     """
     with open_dict(cfg):
+        for option, value in (("name", str(cfg.model.get("_target_")).rpartition(".")[2]), ("weights", None)):
+            cfg.model.setdefault(option, value)
         control, cfg.control, cfg.experiment = cfg.control, None, row
         if not control:                                           # null; [] as expand() writes it
             return

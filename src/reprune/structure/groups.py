@@ -46,6 +46,11 @@ class FilterGroup:
     slices: tuple[Slice, ...]
     coupled: bool = False   # the channels are added up with others: the trunk of a residual stage
 
+    def __repr__(self) -> str:
+        """Two lines: its indices would fill a screen."""
+        return (f"FilterGroup({self.name!r}, {self.size} filters{', coupled' * self.coupled};\n"
+                f"    {', '.join(f'{s.module}:{s.axis}' for s in self.slices)})")
+
     def producers(self, net: nn.Module) -> list[Slice]:
         """The conv and linear layers whose filters these are, in order of execution."""
         return [s for s in self.slices if s.axis == "out" and isinstance(net.get_submodule(s.module), PRODUCERS)]
