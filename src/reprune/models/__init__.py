@@ -54,17 +54,12 @@ BUILDERS = {f"{__name__}.{f.__name__}": f for f in (
 
 def trust(target: str) -> None:
     """From now on `build` calls what lies at this dotted path, too: a net of the user's own, which the command line or
-    the user's conf/ names."""
+    the user's conf/ names. Raises UserError where there is none."""
     if target not in BUILDERS:
-        BUILDERS[target] = own(target)
-
-
-def own(target: str) -> Callable[..., nn.Module]:
-    """What lies at a dotted path that the user has typed. Raises UserError where there is nothing."""
-    try:
-        return get_object(target)
-    except Exception as error:                                    # whatever importing it ends in
-        raise UserError(f"model._target_={target}: {' '.join(str(error).split())}") from error
+        try:
+            BUILDERS[target] = get_object(target)
+        except Exception as error:                                # whatever importing it ends in
+            raise UserError(f"model._target_={target}: {' '.join(str(error).split())}") from error
 
 
 def build(config: Mapping, builder: Callable[..., nn.Module] | None = None) -> nn.Module:

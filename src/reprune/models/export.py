@@ -132,7 +132,9 @@ def main(checkpoint: Path, files: dict[str, Path | None], batch: int, builder: s
     if batch < 1:
         raise UserError(f"--batch is {batch}; use 1 or more images")
     ((name, path),) = asked
-    net = load(checkpoint, models.own(builder) if builder else None).to(memory_format=torch.contiguous_format)
+    if builder is not None:
+        models.trust(builder)
+    net = load(checkpoint).to(memory_format=torch.contiguous_format)
     shape = read_header(checkpoint)["input_shape"]
     if not shape:
         raise UserError(f"{checkpoint}: the size of its input is not known; trace or prune the net before it is saved")
