@@ -151,34 +151,35 @@ def race(whole: Whole, folder: Path, part: Part, methods: list[str], kill: bool)
 
 
 def without_room(whole: Whole, folder: Path, part: Part, rng: random.Random, read_only: bool) -> None:
-    """A sweep on a small disk that fills up, or that takes nothing more from some time on; then there is room."""
+    """A sweep on a small disk that fills up, or one that dies and finds its disk read-only; then there is room."""
     methods, disk = rng.sample(whole.methods, 2), folder / "outputs"
-    disk.mkdir(parents=True)
-    mount(disk, "size=64m" if read_only else f"size={rng.randrange(100, 2500)}k")
+    mount(disk, "size=64m" if read_only else f"size={rng.randrange(100, 1200)}k")
     try:
         attempt = Attempt(whole.command(methods), folder)
-        if read_only and attempt.wait(rng.expovariate(1 / whole.seconds)) is None:
-            mount(disk, "remount", "ro")                          # fails while a file is open to be written
+        if read_only:
+            if attempt.wait(rng.expovariate(2 / whole.seconds)) is None:
+                attempt.send(signal.SIGKILL)                      # while it lives, its lock keeps the disk as it is
+            if not mount(disk, "remount", "ro"):
+                raise Failure(f"{disk}: cannot be made read-only")
+            attempt = Attempt(whole.command(methods), folder)
         failed = bool(attempt.wait())
         if failed and "Traceback" in attempt.log.read_text():
             raise Failure(f"{attempt.log}: more than a line")
         mount(disk, "remount", "rw", "size=64m")
         finish([Attempt(whole.command(methods), folder)])
         part.full += failed
-        part.ended(whole.demand(folder, methods), folder, 2)
+        part.ended(whole.demand(folder, methods), folder, 2 + read_only)
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
 def mountable(disk: Path) -> bool:
     """Only root may, and not in every container."""
-    disk.mkdir()
-    if can := mount(disk, "size=64k"):
-        subprocess.run(["umount", disk], check=True)
-    return can
+    return mount(disk, "size=64k") and not subprocess.run(["umount", disk]).returncode
 
 
 def mount(disk: Path, *options: str) -> bool:
+    disk.mkdir(parents=True, exist_ok=True)
     return not subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", disk],
                               capture_output=True).returncode
 
