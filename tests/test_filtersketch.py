@@ -63,7 +63,8 @@ def test_blocks_have_sketches_fresh_batch_norm_between_and_the_rest_of_the_old_n
     for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         norm.running_mean.uniform_(-1, 1)
-    method = instantiate(configure("method=filtersketch", "method.allocation.rate=0.4").method)
+    method = instantiate(configure("method=filtersketch", "method.allocation.rate=0.4",
+                                   "method.allocation.rounding=kept").method)
     probe = Probe(net, EXAMPLE)
     method.check(probe)
     smaller = prune(method, Round(), probe)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from reprune.runs.fingerprint import targets
 
 ROOT = Path(__file__).resolve().parent.parent
-FACES = ("data", "models", "pruning", "sweeps")                   # wings whose __init__ hands on what configs name
+FACES = ("data", "models", "pruning", "sweeps", "training")       # wings whose __init__ hands on what configs name
 LINES = 250
 
 

@@ -110,7 +110,7 @@ def test_bad_keys_and_files_get_one_line(root, tmp_path, capsys, monkeypatch):
     keys = sorted(file.stem for file in (root / "results" / "runs").glob("*.json"))
     digit = next(a[0] for a, b in pairwise(keys) if a[0] == b[0])
     several = ", ".join(key[:8] for key in keys if key[0] == digit)
-    for given, told in (("xyz", "and 2"), (digit, f"give more digits: {several}"), ("", "no key"),
+    for given, told in (("xyz", f"and {len(keys) - 10} more"), (digit, f"give more digits: {several}"), ("", "no key"),
                         (str(tmp_path / "a.json"), "invalid JSON"),
                         (str(tmp_path / "b.json"), "status: input should be 'done'")):
         assert main(["show", given, "--output-dir", str(tmp_path)]) == 1

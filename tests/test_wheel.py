@@ -75,5 +75,5 @@ def test_rows_of_papers_and_what_the_folder_adds_are_found(reprune, tmp_path):
         (tmp_path / file).write_text(text)
     said = reprune("run", "-m", "experiments=me/row,half/resnet20-l1", "--cfg", "job", cwd=tmp_path)
     assert said.count("\n---\n") == 1 and "name: mine" in said and "rate: 0.25" in said
-    assert "l1, l1std, mine, random" in (usage := reprune("run", "--help", cwd=tmp_path)) and "experiments=me/" in usage
+    assert ", mine, " in (usage := reprune("run", "--help", cwd=tmp_path)) and "experiments=me/" in usage
     assert "did you mean 'mine'?" in reprune("run", "method=min", cwd=tmp_path, code=1)

@@ -67,14 +67,15 @@ class Masks:
         if not inputs[0].requires_grad:
             return None
         x = inputs[0].view_as(inputs[0])                          # what others do with it has other gradients
-        x.register_hook(lambda gradient: self._add(name, where, module, x.detach().float() * gradient))
+        index = where.index.to(x.device)                          # a copy to the device is no work for a backward pass
+        x.register_hook(lambda gradient: self._add(name, index, module, x.detach().float() * gradient))
         self.inputs.append(x)
         return (x,)
 
-    def _add(self, name: str, where: Slice, module: nn.Module, each: Tensor) -> None:
+    def _add(self, name: str, index: Tensor, module: nn.Module, each: Tensor) -> None:
         each = each.movedim(-1, 1) if isinstance(module, nn.Linear) else each
         each = each.flatten(2).sum(2) if each.dim() > 2 else each                              # [N, C]
-        self.found.setdefault(name, []).append(each[:, where.index.to(each.device)].sum(2))
+        self.found.setdefault(name, []).append(each[:, index].sum(2))
 
     def take(self) -> dict[str, Tensor]:
         """Of the batch that has just been gone through: group -> [N, layers, filters]"""

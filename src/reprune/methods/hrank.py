@@ -36,7 +36,9 @@ def ranks(maps: Tensor) -> Tensor:
     tensor([2., 1., 0.])
     """
     known = maps.isfinite().all(-1).all(-1)
-    found = torch.linalg.matrix_rank(maps.float().where(known[..., None, None], 0)).float()
+    values = torch.linalg.svdvals(maps.float().where(known[..., None, None], 0))   # [..., min(H, W)], falling
+    least = max(maps.shape[-2:]) * torch.finfo(values.dtype).eps * values[..., :1]   # as torch.linalg.matrix_rank
+    found = (values > least).sum(-1).float()
     return found.where(known, torch.nan)
 
 

@@ -47,6 +47,8 @@ def settle(cfg: DictConfig, row: str | None) -> None:
 def other_criterion(method: dict, recipe: dict, other: dict) -> dict:
     """Filters by the criterion of `other`; to the row's budget, in its rounds, recovering as it does."""
     kept = {part: method[part] for part in KEPT if part in method}
+    if method.get("penalties"):                                   # what comes back between rounds is the sparse penalty
+        kept.pop("between_penalties", None)
     return {"method": {**other, **kept, "allocation": even(method["allocation"])}, "recipe": paper(recipe, sparse=0)}
 
 

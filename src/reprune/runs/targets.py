@@ -11,7 +11,7 @@ from typing import Any
 
 from reprune.errors import UserError
 
-OURS = re.compile(r"reprune\.(data|models|pruning)\.\w+|reprune\.methods\.\w+\.\w+|torch\.(optim|nn)(\.\w+)+|"
+OURS = re.compile(r"reprune\.(data|models|pruning|training)\.\w+|reprune\.methods\.\w+\.\w+|torch\.(optim|nn)(\.\w+)+|"
                   r"pytorch_lightning\.Trainer")
 
 
