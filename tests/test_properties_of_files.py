@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from project import project, record
 
@@ -53,6 +53,7 @@ def test_bytes(content):
 
 
 @QUICK
+@example({"\n": None})
 @given(JSON)
 def test_any_json(content):
     for kind in (Record, Claim, Paper):

@@ -41,7 +41,7 @@ class Model(BaseModel):
 
     @classmethod
     def _line(cls, error: dict[str, Any], at: str) -> str:
-        name = ".".join([at] * bool(at) + [str(part) for part in error["loc"]]) or "content"
+        name = ".".join([at] * bool(at) + [repr(f"{part}")[1:-1][:100] for part in error["loc"]]) or "content"
         if error["type"] == "value_error":                  # of our own: it names its field
             return f"{at}{'.' * bool(at)}{error['ctx']['error']}"
         if error["type"] == "extra_forbidden":
