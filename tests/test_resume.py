@@ -1,6 +1,7 @@
 """A run that is cut off and started again ends as one that was not."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def cut_after(monkeypatch, calls: int) -> None:
     monkeypatch.setattr(pipeline, "prune", counting(pipeline.prune))
 
 
+def cut_again_and_again(calls, attempt, monkeypatch):
+    """Every attempt is cut off after so many calls, until one ends. -> what it gives"""
+    for _ in range(99):
+        with monkeypatch.context() as patch, suppress(Cut):
+            cut_after(patch, calls)
+            return attempt()
+    return pytest.fail("it never ends")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(method, configure, monkeypatch, tmp_path):
     options = [f"method={method}", *TWO, *METHODS[method]]
@@ -75,15 +85,7 @@ def test_every_method_goes_on_between_two_rounds_as_if_nothing_had_happened(meth
                "method.rounds.batches=2"]
     whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
     weights = load_file(tmp_path / "whole" / whole["key"] / "net.safetensors")
-    for _ in range(99):
-        with monkeypatch.context() as patch:
-            cut_after(patch, 2)
-            try:
-                record = run(configure(*options))
-                break
-            except Cut:
-                pass
-    assert result(record) == result(whole)
+    assert result(cut_again_and_again(2, lambda: run(configure(*options)), monkeypatch)) == result(whole)
     again = load_file(tmp_path / "outputs" / whole["key"] / "net.safetensors")
     assert all(torch.equal(again[name], weights[name]) for name in weights | again)
 
@@ -91,14 +93,7 @@ def test_every_method_goes_on_between_two_rounds_as_if_nothing_had_happened(meth
 def test_cut_off_again_and_again_it_still_ends(configure, monkeypatch, tmp_path):
     options = ["method=hgsr", *TWO]
     whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
-    for _ in range(99):
-        with monkeypatch.context() as patch:
-            cut_after(patch, 3)                                   # fewer would never get past one stage
-            try:
-                record = run(configure(*options))
-                break
-            except Cut:
-                pass
+    record = cut_again_and_again(3, lambda: run(configure(*options)), monkeypatch)    # fewer never get past one stage
     assert result(record) == result(whole)
 
 
