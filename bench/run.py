@@ -1,7 +1,8 @@
 """Runs every benchmark of this folder and writes results/bench.md.      python bench/run.py [NAME ...]
 
-Each in a process of its own, one after the other; common.py says what a benchmark is. With names, only those are run
-and shown. One that fails costs nobody else's numbers: its section says what went wrong, and the exit status is 1.
+Each in a process of its own, one after the other; common.py says what a benchmark is. What each has found is kept in
+results/bench/, and the report is made of all that is there: with names, only those are measured again. One that fails
+costs nobody else's numbers: its section says what went wrong, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from datetime import date
 from pathlib import Path
 from runpy import run_path
 from threading import Timer
@@ -24,6 +26,8 @@ from time import perf_counter
 
 import common
 from tabulate import tabulate
+
+from reprune.files import write_text
 
 HERE = Path(__file__).resolve().parent
 HELPERS = ("run.py", "common.py")
@@ -35,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="benchmarks to run (all)")
     parser.add_argument("--folder", type=Path, default=HERE, help="where they lie")
-    parser.add_argument("--report", type=Path, help="the report to write (results/bench.md, when all are run)")
+    parser.add_argument("--report", type=Path, default=HERE.parent / "results" / "bench.md", help="the report to write")
     parser.add_argument("--one", nargs=2, type=Path, metavar=("FILE", "ANSWER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -45,16 +49,15 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(f.stem for f in files)}")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")           # these two as all runs have them
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    answers = {}
+    kept = given.report.with_suffix("")
+    kept.mkdir(exist_ok=True)
     for file in (f for f in files if not given.names or f.stem in given.names):
         print(f"{file.stem} ...", flush=True)
-        answers[file.stem] = answer = apart(file)
+        write_text(kept / f"{file.stem}.json", json.dumps(answer := apart(file) | conditions(), indent=1) + "\n")
         print(body(answer), flush=True)
-    report = given.report or (None if given.names else HERE.parent / "results" / "bench.md")
-    if report:
-        part = report.with_suffix(".part")
-        part.write_text(page(answers), encoding="utf-8")
-        part.replace(report)
+    answers = {file.stem: json.loads((kept / f"{file.stem}.json").read_text(encoding="utf-8"))
+               for file in files if (kept / f"{file.stem}.json").is_file()}
+    write_text(given.report, page(answers))
     return int(any(answer["error"] for answer in answers.values()))
 
 
@@ -113,17 +116,24 @@ def body(answer: dict) -> str:
         parts.append(f"not measured: {answer['missing']}")
     if answer["error"]:
         parts.append(f"**Failed**: `{answer['error']}`")
-    parts.append(f"{answer['seconds']:.0f} s, {answer['cpu']:.0f} s of CPU, peak {answer['peak']:.0f} MiB")
+    parts.append(f"{answer['seconds']:.0f} s, {answer['cpu']:.0f} s of CPU, peak {answer['peak']:.0f} MiB; "
+                 f"{answer['day']}, {answer['code']}")
     return "\n\n".join(parts)
 
 
+def conditions() -> dict:
+    """When, where and with what a benchmark has been measured."""
+    return {"day": f"{date.today()}", "machine": machine(), "code": _commit(),
+            "with": f"Python {platform.python_version()}, " + ", ".join(f"{name} {_version(name)}" for name in PEERS)}
+
+
 def page(answers: dict[str, dict]) -> str:
-    """The report: machine, targets, then a section for every benchmark."""
-    versions = ", ".join(f"{name} {_version(name)}" for name in PEERS)
+    """The report: targets, then a section for every benchmark, under what they were measured with."""
     total = sum(answer["seconds"] for answer in answers.values())
-    parts = ["# Benchmarks", f"Made by `make bench` in {total / 60:.0f} minutes. {machine()}. Python "
-             f"{platform.python_version()}, {versions}. Times drift between machines and runs: compare the ratios, "
-             "which are measured side by side. Peaks are of the largest process of a benchmark."]
+    same = {name: " / ".join(sorted({answer[name] for answer in answers.values()})) for name in ("machine", "with")}
+    parts = ["# Benchmarks", f"Made by `make bench` in {total / 60:.0f} minutes. {same['machine']}. {same['with']}. "
+             "Times drift between machines and runs: compare the ratios, which are measured side by side. Peaks are of "
+             "the largest process of a benchmark."]
     targets = [{"benchmark": f"[{name}](#{name})", **target}
                for name, answer in answers.items() for target in answer["targets"]]
     if targets:
@@ -148,6 +158,13 @@ def machine() -> str:
         said = subprocess.run(ask, capture_output=True, text=True)
         gpu = ", ".join(said.stdout.splitlines()) or gpu if said.returncode == 0 else gpu
     return f"{os.cpu_count()} cores ({name}), {gpu}"
+
+
+def _commit() -> str:
+    """Of this repository, with a + where what is tracked has changed since."""
+    said = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--exclude=*", "--dirty=+"],
+                          capture_output=True, text=True)
+    return said.stdout.strip() or "no commit"
 
 
 def _version(package: str) -> str:

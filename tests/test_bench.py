@@ -94,6 +94,19 @@ def test_peak_memory_is_of_each_benchmark_alone(report):
     assert 200 < peak("e") < 300 and peak("a") < 100
 
 
+def test_one_measured_again_stands_beside_the_others(tmp_path):
+    def measured(number, *names):
+        (tmp_path / "a.py").write_text(f'"""What a is."""\ndef main():\n    return [{{"ms": {number}}}]\n')
+        run = [sys.executable, str(BENCH / "run.py"), *names, "--folder", str(tmp_path), "--report"]
+        subprocess.run([*run, str(tmp_path / "bench.md")], capture_output=True, check=True)
+        return (tmp_path / "bench.md").read_text()
+
+    (tmp_path / "b.py").write_text('"""What b is."""\ndef main():\n    return [{"ms": 77}]\n')
+    assert "  11 |" in measured(11)
+    again = measured(22, "a")
+    assert "  22 |" in again and "  77 |" in again and "  11 |" not in again
+
+
 def test_a_name_that_is_no_benchmark():
     said = subprocess.run([sys.executable, str(BENCH / "run.py"), "nothing"], capture_output=True, text=True)
     assert said.returncode == 2 and f"no benchmark nothing; there are {files()[0].stem}, " in said.stderr
