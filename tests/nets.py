@@ -116,6 +116,11 @@ def check_removal(net: nn.Module, x: Tensor, plan: reprune.Plan) -> nn.Module:
     return smaller
 
 
+def is_rewritten(net: nn.Module) -> bool:
+    """Whether forward code of the net was counted again."""
+    return any(hasattr(type(module), "rewritten_from") for module in net.modules())
+
+
 def snapshot(net: nn.Module) -> tuple:
     """What surgery may not change: every tensor and every module's mode."""
     return copy.deepcopy(net.state_dict()), {n: m.training for n, m in net.named_modules()}

@@ -1,11 +1,12 @@
 """`remove` never gives out a net that says something else than the silenced one: it is an error that names a layer."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import build, lively, random_plan, same, snapshot
+from nets import build, is_rewritten, lively, random_plan, same, snapshot
 from test_wiring import Net, conv, head
 from torch import nn
 
@@ -15,21 +16,29 @@ from reprune.errors import UserError
 from reprune.structure.check import RemovalError
 
 
-def view_of_another(net, x):
+class Counting(nn.Conv2d):
+    """Tells forward code its number of filters: one that no tracer can see comes from a tensor."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        self.seen = out.shape[1]
+        return out
+
+
+def added_to_a_constant(net, x):
     x = F.relu(net.a(x))
-    return head(net, net.b(x).flatten(2).view(x.shape))
+    return head(net, net.b(x) + torch.zeros(1, net.a.seen, 1, 1))
 
 
 def scaled(net, x):
     x = F.relu(net.a(x))
-    return head(net, F.relu(net.b(x)) * x.shape[1] ** -.5)
+    return head(net, F.relu(net.b(x)) * net.a.seen ** -.5)
 
 
-def in_place_on_a_part(net, x):
+def scaled_in_place(net, x):
     h = F.relu(net.a(x))
-    p, q = h.chunk(2, 1)
-    p += net.c(q)
-    return head(net, net.b(h))                                    # reads what the part has become
+    h *= net.a.seen
+    return head(net, net.b(h))
 
 
 def nothing_by_nothing(net, x):
@@ -37,25 +46,20 @@ def nothing_by_nothing(net, x):
     return head(net, x / (x.abs() + net.b(x)))
 
 
-def parts_put_together(net, x):
-    p, q = F.relu(net.a(x)).chunk(2, 1)
-    p += net.c(q)
-    return head(net, torch.cat([p, q], 1))
-
-
 def small(code, **modules):
     """The net, its plan, and a batch."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 8, 8, generator=generator)
-    net = lively(Net(code, **({"a": conv(3, 8), "b": conv(8, 8), "fc": nn.Linear(8, 5)} | modules)), x, generator)
+    net = lively(Net(code, **({"a": Counting(3, 8, 3, padding=1), "b": conv(8, 8),
+                             "fc": nn.Linear(8, 5)} | modules)), x, generator)
     reprune.trace(net, x)
     return net, random_plan(net, 0), x
 
 
 WRONG = {
-    "a view of another tensor's shape": (view_of_another, {}, "fc", "does not run: shape"),
+    "a constant with all channels": (added_to_a_constant, {}, "fc", "does not run: "),
     "a factor that counts channels": (scaled, {}, "fc", "differ by"),
-    "a part changed in place": (in_place_on_a_part, {"c": conv(4, 4)}, "b", "differ by"),
+    "a factor that works in place": (scaled_in_place, {}, "b", "differ by"),
     "0 / 0 where a channel is silent": (nothing_by_nothing, {}, "fc", "not finite"),
 }
 
@@ -76,30 +80,26 @@ def test_a_wrong_net_is_an_error_that_names_the_first_layer_that_differs(name):
         sum(p.numel() for p in reprune.remove(net, plan, check=False).parameters())
 
 
-@torch.no_grad()
-def test_what_is_changed_in_place_and_put_together_is_right():
-    net, plan, x = small(parts_put_together, c=conv(4, 4), b=nn.Identity())
-    torch.testing.assert_close(reprune.remove(net, plan)(x), reprune.silence(net, plan)(x))
+EIGHT = SimpleNamespace(a=SimpleNamespace(seen=8))
 
 
 @pytest.mark.parametrize("outputs", [
-    lambda logits, h: (logits, logits * h.shape[1]), lambda logits, h: [logits, (logits * h.shape[1],)],
-    lambda logits, h: {"logits": logits, "more": {"scaled": logits * h.shape[1]}},
-    lambda logits, h: {"logits": logits, "top": logits.argmax(1) * h.shape[1]},
+    lambda logits, net: (logits, logits * net.a.seen), lambda logits, net: [logits, (logits * net.a.seen,)],
+    lambda logits, net: {"logits": logits, "more": {"scaled": logits * net.a.seen}},
+    lambda logits, net: {"logits": logits, "top": logits.argmax(1) * net.a.seen},
 ], ids=["tuple", "list", "dict", "whole numbers"])
-@pytest.mark.filterwarnings("ignore:the tracer does not know argmax")
 @torch.no_grad()
 def test_all_outputs_are_compared(outputs):
     """Here no layer is wrong, and the first output is right."""
     def code(net, x):
         h = F.relu(net.a(x))
-        return outputs(head(net, F.relu(net.b(h))), h)
+        return outputs(head(net, F.relu(net.b(h))), net)
 
     net, plan, _ = small(code)
     net.fc.bias[3] += 100                                         # the largest logit is not the first
     with pytest.raises(RemovalError, match="the output of the net is the first"):
         reprune.remove(net, plan)
-    net.code = lambda net, x: outputs(head(net, F.relu(net.b(F.relu(net.a(x))))), torch.zeros(1, 8))
+    net.code = lambda net, x: outputs(head(net, F.relu(net.b(F.relu(net.a(x))))), EIGHT)
     reprune.trace(net, torch.zeros(1, 3, 8, 8))
     reprune.remove(net, plan)
 
@@ -150,7 +150,7 @@ def test_a_net_may_have_moved_since_it_was_traced(dtype):
     net.to(dtype).code = lambda net, x: head(net, F.relu(net.b(F.relu(net.a(x)))))
     reprune.trace(net, torch.zeros(1, 3, 8, 8, dtype=dtype))
     reprune.remove(net.float(), plan)
-    net.code = lambda net, x: head(net, F.relu(net.b(F.relu(net.a(x)))) * net.a(x).shape[1])
+    net.code = scaled
     with pytest.raises(RemovalError):
         reprune.remove(net.to(dtype), plan)
     assert all(p.is_meta for p in reprune.remove(net.to("meta"), plan).parameters())     # no numbers to compare
@@ -167,4 +167,4 @@ def test_trained_weights_pass(weights):
     reprune.trace(net, torch.zeros(1, 3, 32, 32))
     for seed in range(3):
         smaller = reprune.remove(copy.deepcopy(net), random_plan(net, seed))
-        assert isinstance(smaller, torch.fx.GraphModule)
+        assert is_rewritten(smaller)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reprune.methods.loss_increase import lift
 from reprune.methods.output_error import Reader, weights
 from reprune.pruning.probe import Probe
+from reprune.structure.check import net_graph
 from reprune.structure.groups import Slice, kept, traced
 from reprune.structure.notes import notes
 
@@ -89,7 +90,7 @@ def bias_of(net: nn.Module, module: str) -> tuple[Tensor, int] | None:
     layer = net.get_submodule(module)
     if layer.bias is not None:
         return layer.bias, 1
-    for node in fx.symbolic_trace(net).graph.nodes:
+    for node in net_graph(net).graph.nodes:
         if node.op == "call_module" and node.target == module:
             for user in node.users:
                 norm = net.get_submodule(user.target) if user.op == "call_module" else None

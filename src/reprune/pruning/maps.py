@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from reprune.structure.check import net_graph
 from reprune.structure.groups import FilterGroup
-from reprune.structure.operations import LOCAL
-from reprune.structure.tracer import LEAF_NAMES
+from reprune.structure.operations import LOCAL_NAMES, canonical, operation_name
 
-PASSED = LOCAL | {"flatten", "dropout", "dropout2d", "dropout3d", "identity", "contiguous", "mean"}
+PASSED = LOCAL_NAMES | {"flatten", "dropout", "dropout2d", "dropout3d", "identity", "contiguous", "mean"}
 """Operations that are walked back over: what they make of a channel is not another feature."""
 MOVED = {"permute", "transpose", "movedim"}                       # channels stand elsewhere before it
 
@@ -48,7 +48,7 @@ class Maps(fx.Interpreter):
     the caller."""
 
     def __init__(self, net: nn.Module, groups: Iterable[FilterGroup], see: Callable[[str, Tensor], Tensor | None]):
-        super().__init__(fx.symbolic_trace(net))
+        super().__init__(net_graph(net))
         self.see, self.net = see, net
         readers: dict[str, list[fx.Node]] = {}
         for node in self.graph.nodes:
@@ -73,13 +73,10 @@ class Maps(fx.Interpreter):
         return node
 
     def operation(self, node: fx.Node) -> str:
-        """What a node does, by the name that functions, methods and modules share: relu, cat, adaptive_avg_pool2d."""
+        """What a node does, by the name that functions, methods and modules share: relu, cat, adaptiveavgpool2d."""
         if node.op == "call_module":
-            kind = type(self.net.get_submodule(node.target)).__name__.lower()
-            return next((kind.replace(leaf, function) for leaf, function in LEAF_NAMES.items()
-                         if kind.startswith(leaf)), kind)
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        return name.strip("_").removesuffix("_")
+            return canonical(type(self.net.get_submodule(node.target)).__name__)
+        return operation_name(node)
 
     def made_by(self, place: Place) -> Iterator[str]:
         """The operations that make the values of a place; of a concat, those of its parts."""

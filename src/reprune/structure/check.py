@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from reprune.errors import UserError
+from reprune.structure.examples import arguments, copied, device_of, each
 from reprune.structure.groups import Trace, kept, traced
 from reprune.structure.modes import untouched
+from reprune.structure.recorder import flat_graph
 
 Said = list[tuple[str, Tensor]]
 """What a net says while it runs: (layer, number per channel), in order of execution, then its outputs."""
@@ -30,16 +33,16 @@ def verify(net: nn.Module, silent: AbstractContextManager, smaller: nn.Module, k
     """Raises RemovalError unless `smaller` equals `net` in the context `silent`, up to rounding. Both nets stay as they
     are. keep: bool [atoms], see `Trace.keep`."""
     trace, wanted, got = traced(net), [], []
-    image = random_image(trace, net)
-    if image.is_meta:                                             # there are no numbers that could be wrong
+    inputs = random_inputs(trace, net)
+    if (device := device_of(inputs)).type == "meta":    # there are no numbers that could be wrong
         return
     stay = {name: kept(atoms, keep) for (name, axis), atoms in trace.axes.items() if axis == "out"}
-    with untouched(net, image.device), silent:
-        _run(net, image, stay, wanted)
+    with untouched(net, device), silent:
+        _run(net, inputs, stay, wanted)
     failed = None
-    with untouched(smaller, image.device):
+    with untouched(smaller, device):
         try:
-            _run(smaller, image, dict.fromkeys(stay), got)
+            _run(smaller, inputs, dict.fromkeys(stay), got)
         except Exception as error:                                # whatever the forward code makes of it
             failed = error
     if found := _first_difference(wanted, got, failed):
@@ -50,18 +53,29 @@ def verify(net: nn.Module, silent: AbstractContextManager, smaller: nn.Module, k
             "not followed: keep the filters that reach it (check=False gives out the net as it is)") from failed
 
 
-def random_image(trace: Trace, net: nn.Module) -> Tensor:
-    """As the one that was traced, where the net is now. Not zeros: they hide what is multiplied by them."""
+def random_inputs(trace: Trace, net: nn.Module) -> Any:
+    """As those that were traced, where the net is now. Not zeros: they hide what is multiplied by them."""
     params, generator = list(net.parameters()), torch.Generator().manual_seed(0)
     devices, dtypes = [p.device for p in params], [p.dtype for p in params]
     device = trace.device if trace.device in devices or not params else devices[0]
-    if not trace.dtype.is_floating_point:                         # pixels
-        return torch.randint(128, (1, *trace.input_shape), generator=generator).to(device, trace.dtype)
-    dtype = trace.dtype if trace.dtype in dtypes or not params else dtypes[0]
-    return torch.randn(1, *trace.input_shape, generator=generator).to(device, dtype)
+
+    def like(t: Tensor) -> Tensor:
+        if not t.dtype.is_floating_point:                         # pixels
+            return torch.randint(128 if t.dtype != torch.bool else 2, t.shape, generator=generator).to(device, t.dtype)
+        dtype = t.dtype if t.dtype in dtypes or not params else dtypes[0]
+        return torch.randn(t.shape, generator=generator).to(device, dtype)
+
+    return each(trace.example, like)
 
 
-def _run(net: nn.Module, image: Tensor, stay: Mapping[str, Tensor | None], said: Said) -> None:
+def net_graph(net: nn.Module) -> fx.GraphModule:
+    """The code of a traced net as one graph of layers and functions."""
+    inputs = random_inputs(traced(net), net)
+    with untouched(net, device_of(inputs)):
+        return flat_graph(net, *arguments(inputs))
+
+
+def _run(net: nn.Module, inputs: Any, stay: Mapping[str, Tensor | None], said: Said) -> None:
     """Adds to `said`, also where the net fails on the way. stay: layer -> which of its channels are compared."""
     sums: dict[int, Tensor] = {}                                  # number of positions -> their factors
 
@@ -79,7 +93,8 @@ def _run(net: nn.Module, image: Tensor, stay: Mapping[str, Tensor | None], said:
 
     hooks = [net.get_submodule(name).register_forward_hook(listen(name, channels)) for name, channels in stay.items()]
     try:
-        outputs = net(image.clone())                              # some nets work in place
+        args, kwargs = arguments(copied(inputs))                  # some nets work in place
+        outputs = net(*args, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -6,16 +6,20 @@ same number as "FLOPs", some twice that.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reprune.structure.groups import PRODUCERS, Plan, traced
+from reprune.structure.examples import arguments, first_image
+from reprune.structure.groups import Plan, traced
+from reprune.structure.layers import PRODUCERS, Watch, module_groups, owner
 from reprune.structure.modes import eval_mode
 
 
@@ -25,37 +29,26 @@ class Cost:
     macs: int           # multiply-adds for one sample
 
 
-def cost(net: nn.Module, example: Tensor) -> Cost:
-    """Counts by running the net once. example [B, C, H, W]; the count is for one sample.
+def cost(net: nn.Module, example: Any) -> Cost:
+    """Counts by running the net once. example [B, C, H, W], or several inputs as in `trace`; for one sample.
 
     >>> cost(nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.zeros(1, 3, 32, 32))    # 8 * 3 * 9 * 32 * 32
     Cost(params=216, macs=221184)
     """
-    macs = 0
-
-    def count(module: nn.Module, _: tuple, out: Tensor) -> None:
-        nonlocal macs
-        macs += _macs(module, out.numel())
-
-    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, PRODUCERS)]
-    try:
-        with torch.no_grad(), eval_mode(net):
-            net(example[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Cost(sum(p.numel() for p in net.parameters()), macs)
-
-
-def _macs(module: nn.Module, outputs: int) -> int:
-    """Multiply-adds of one call: every output value reads one filter. outputs: values per sample."""
-    return outputs * (module.weight.numel() // module.weight.shape[0])
+    args, kwargs = arguments(first_image(example))
+    with torch.no_grad(), eval_mode(net), Watch() as watch:
+        net(*args, **kwargs)
+    return Cost(sum(p.numel() for p in net.parameters()), sum(macs for *_, macs in watch.calls))
 
 
 def widths(baseline: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
     """Filters of every conv and linear layer: name -> [before, after]."""
-    return {name: [m.weight.shape[0], pruned.get_submodule(name).weight.shape[0]]
+    return {name: [_filters(m), _filters(pruned.get_submodule(name))]
             for name, m in baseline.named_modules() if isinstance(m, PRODUCERS)}
+
+
+def _filters(module: nn.Module) -> int:
+    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
 
 
 class CostTable:
@@ -73,31 +66,47 @@ class CostTable:
             for s in group.slices:
                 self.touched[rows[s.module, s.axis], g] = s.index.shape[1]
         self.fixed = sum(p.numel() for p in net.parameters())
-        one = len(rows)                                           # an extra row that always counts 1
+        self.one = len(rows)                                      # an extra row that always counts 1
         weights, macs = [], []                                    # (factor, row, row): factor * channels * channels
-        for name, axis in trace.axes:
-            if axis != "out":
-                continue
-            module, out = net.get_submodule(name), rows[name, "out"]
-            if isinstance(module, PRODUCERS):
-                dense = getattr(module, "groups", 1) == 1
-                filter_size = module.weight[0].numel()
-                reads = rows[name, "in"] if dense else one        # a conv group goes as a whole: its fan-in stays
-                per_channel = filter_size // len(trace.axes[name, "in"]) if dense else filter_size
-                weights.append((per_channel, out, reads))
-                macs += [(per_channel * c.positions, out, reads) for c in trace.calls if c.module == name]
-                if module.bias is not None:
-                    weights.append((1, out, one))
+        for name in dict.fromkeys(name for name, _ in trace.axes):
+            axes = {axis: row for (n, axis), row in rows.items() if n == name}
+            if "out" not in axes:                                 # a parameter that forward code uses itself
+                weights += self._own(getattr(*owner(net, name)), list(axes.values()))
+            elif isinstance(module := net.get_submodule(name), PRODUCERS):
+                places = sum(c.positions for c in trace.calls if c.module == name)
+                each, bias = self._layer(module, axes["out"], axes["in"])
+                weights += [each, *bias]
+                macs.append((each[0] * places, *each[1:]))
+                plain = each[0] * self._channels(each[1:]) + sum(self._channels(b[1:]) for b in bias)
+                if name in trace.folded:                          # what its weight is computed from goes
+                    self.fixed -= sum(p.numel() for p in module.parameters()) - int(plain)
             else:
-                weights.append((sum(p.numel() // len(trace.axes[name, "out"]) for p in module.parameters()), out, one))
+                own = module.parameters(recurse=False)
+                weights.append((sum(p.numel() // len(trace.axes[name, "out"]) for p in own), axes["out"], self.one))
         self.weights, self.macs = _terms(weights), _terms(macs)
         self.fixed -= int(self._sum(self.weights, self.sizes))
+        self.fixed_macs = trace.macs - int(self._sum(self.macs, self.sizes))
         self.groups = trace.groups
+
+    def _layer(self, module: nn.Module, out: int, reads: int) -> tuple[tuple, list[tuple]]:
+        """-> the terms of its weight and of its bias"""
+        grouped = module_groups(module) > 1                       # a conv group goes as a whole: its fan-in stays
+        size = _filters(module) if grouped else _filters(module) * int(self.sizes[reads])
+        bias = [(1, out, self.one)] if module.bias is not None else []
+        return (module.weight.numel() // size, out, self.one if grouped else reads), bias
+
+    def _own(self, tensor: Tensor, axes: list[int]) -> list[tuple]:
+        each = tensor.numel() // int(self._channels(axes))
+        return [(each, *axes, *[self.one] * (2 - len(axes)))] if isinstance(tensor, nn.Parameter) else []
+
+    def _channels(self, axes: Sequence[int]) -> float:
+        return math.prod(self.sizes[a].item() for a in axes if a != self.one)
 
     def after(self, removed: Tensor) -> Cost:
         """removed: number of filters taken from each group [groups]."""
         channels = self.sizes - self.touched @ removed.to(torch.float64)
-        return Cost(self.fixed + int(self._sum(self.weights, channels)), int(self._sum(self.macs, channels)))
+        params, macs = (int(self._sum(terms, channels)) for terms in (self.weights, self.macs))
+        return Cost(self.fixed + params, self.fixed_macs + macs)
 
     def plan(self, plan: Plan) -> Cost:
         return self.after(torch.tensor([int((~plan[g.name]).sum()) if g.name in plan else 0 for g in self.groups]))

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from reprune.errors import UserError
+from reprune.structure.examples import check_net, device_of, first_image, on_meta
 from reprune.structure.labels import PROTECTED, Call, Edit, Ledger
-from reprune.structure.modes import eval_mode
+from reprune.structure.layers import PRODUCERS, filters_first
+from reprune.structure.modes import training_branch, untouched
 from reprune.structure.notes import note, notes
-from reprune.structure.tracer import LabelRun
+from reprune.structure.recorder import tidy
+from reprune.structure.tracer import label
 
 Plan = dict[str, Tensor]
 """Group name -> keep mask, bool [size]. The only thing criteria, searches, surgery and checkpoints exchange."""
-
-PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Slice:
     """The channels of one axis of one module that belong to a group. `index` [size, k]: row i goes with filter i."""
 
     module: str
-    axis: str           # "out": filters, biases, BN entries; "in": the inputs that read them
+    axis: str           # "out": filters, biases, BN entries; "in": the inputs that read them; "0", "1": of a parameter
+                        # or buffer that forward code uses itself, which `module` then names
     index: Tensor
 
 
@@ -65,13 +68,13 @@ class FilterGroup:
 
     def filters(self, net: nn.Module) -> list[Tensor]:
         """The filters of each producing layer, flattened: [size, k * c_in * kh * kw] each."""
-        return [net.get_submodule(s.module).weight[s.index.flatten()].flatten(1).reshape(self.size, -1)
+        return [filters_first(net.get_submodule(s.module))[s.index.flatten()].flatten(1).reshape(self.size, -1)
                 for s in self.producers(net)]
 
     def kernels(self, net: nn.Module) -> list[Tensor]:
         """The weights of each layer that reads the channels, flattened: [size, k * c_out * kh * kw] each."""
         layers = [(net.get_submodule(s.module), s) for s in self.readers()]
-        return [m.weight.transpose(0, 1)[s.index.flatten()].flatten(1).reshape(self.size, -1)
+        return [filters_first(m).transpose(0, 1)[s.index.flatten()].flatten(1).reshape(self.size, -1)
                 for m, s in layers if getattr(m, "groups", 1) == 1]
 
 
@@ -82,11 +85,17 @@ class Trace:
     groups: list[FilterGroup]
     axes: dict[tuple[str, str], Tensor]          # (module, axis) -> atom of every channel, [channels], -1 = always kept
     edits: list[Edit]                            # literals in the forward code that count channels
-    calls: list[Call]                            # conv and linear calls, for counting MACs
-    input_shape: tuple[int, ...]                 # of one image; dtype, device: of the example
-    dtype: torch.dtype
-    device: torch.device
+    calls: list[Call]                            # conv and linear calls of layers, for counting MACs
+    macs: int                                    # of all conv and linear calls
+    folded: set[str]                             # layers that compute their weights: plain ones after surgery
+    example: Any                                 # the inputs, of one image, on the meta device
+    device: torch.device                         # where they were
     offsets: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """[C, H, W] of one image; () of a net with several inputs."""
+        return tuple(self.example.shape[1:]) if isinstance(self.example, Tensor) else ()
 
     def keep(self, plan: Plan) -> Tensor:
         """Keep mask over all atoms, bool [atoms]; the groups a plan does not name are kept whole.
@@ -117,25 +126,21 @@ def kept(atoms: Tensor, keep: Tensor) -> Tensor:
     return torch.cat([keep, keep.new_ones(1)])[atoms]             # -1 reads the extra last entry
 
 
-def trace(net: nn.Module, example: Tensor) -> list[FilterGroup]:
+def trace(net: nn.Module, example: Any) -> list[FilterGroup]:
     """The filter groups of a net, in order of execution.
 
-    net: any module torch.fx can trace, left unchanged; example [B, C, H, W]: one input of the size it will see (only
-    its first image is used). An operation the tracer does not know protects the channels that reach it, with one
-    warning.
-    Raises UserError where torch.fx cannot follow the forward code, or where the example does not fit the net.
+    net: any module, left unchanged; example: one input of the size it will see, [B, C, H, W] (only its first image is
+    used), or a tuple of inputs, or a dict of them by name. An operation the tracer does not know, and a module whose
+    code cannot be followed, protect the channels that reach them, with a warning.
+    Raises UserError where the net's own forward code cannot be followed, or the example does not fit it.
     """
-    ledger = Ledger()
-    with eval_mode(net):
-        graph = _symbolic(net)
-        try:
-            LabelRun(graph, net, ledger).label(example[:1])
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise UserError(f"{type(net).__name__} does not run on an example of shape {list(example.shape)}: "
-                            f"{str(error).splitlines()[0]}") from error
-        if _unreached(net, ledger):                               # auxiliary heads exist in training mode only
-            _label_training_branch(net, ledger, example[:1])
-    found = _assemble(ledger, example)
+    check_net(net)
+    first, ledger = first_image(example), Ledger()
+    with untouched(net, device_of(first)), tidy(net):
+        label(net, first, ledger)
+        if ledger.edits or _unreached(net, ledger):               # code, and heads, that training mode alone has
+            _label_training_branch(net, ledger, first)
+    found = _assemble(ledger, first)
     note(net, trace=found)
     return found.groups
 
@@ -148,36 +153,26 @@ def traced(net: nn.Module) -> Trace:
     return found
 
 
-def _symbolic(net: nn.Module) -> fx.GraphModule:
-    try:
-        return fx.symbolic_trace(net)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"torch.fx cannot trace {type(net).__name__} ({reason}): "
-                        "its forward must not branch on tensor values") from error
-
-
 def _unreached(net: nn.Module, ledger: Ledger) -> set[str]:
     """The top-level parts with modules that hold parameters and were not called."""
     return {name.split(".")[0] for name, module in net.named_modules()
             if name not in ledger.called and any(True for _ in module.parameters(recurse=False))} - {""}
 
 
-def _label_training_branch(net: nn.Module, ledger: Ledger, example: Tensor) -> None:
+def _label_training_branch(net: nn.Module, ledger: Ledger, first: Any) -> None:
     heads = ", ".join(sorted(_unreached(net, ledger)))
     try:
-        for module in net.modules():                              # containers take the training branch, BN stays put
-            module.training = not isinstance(module, nn.modules.batchnorm._BatchNorm)
-        LabelRun(_symbolic(net), net, ledger, rewritable=False).label(example)
-    except Exception as error:
-        warnings.warn(f"{heads} cannot be followed in training mode ({type(error).__name__}); "
-                      "after pruning it may not run", stacklevel=3)
-    unused = ", ".join(sorted(_unreached(net, ledger)))
-    if unused:
+        training_branch(net)
+        label(net, first, ledger, training=True)
+    except UserError as error:
+        if heads:
+            warnings.warn(f"{heads} cannot be followed in training mode, after pruning it may not run: {error}",
+                          stacklevel=3)
+    if unused := ", ".join(sorted(_unreached(net, ledger))):
         warnings.warn(f"{unused} is never called: left as it is", stacklevel=3)
 
 
-def _assemble(ledger: Ledger, example: Tensor) -> Trace:
+def _assemble(ledger: Ledger, inputs: Any) -> Trace:
     """Labels and the pairs united -> atoms -> groups."""
     left = torch.cat([a for a, _ in ledger.edges]).numpy() if ledger.edges else np.empty(0, int)
     right = torch.cat([b for _, b in ledger.edges]).numpy() if ledger.edges else np.empty(0, int)
@@ -221,5 +216,6 @@ def _assemble(ledger: Ledger, example: Tensor) -> Trace:
         total += len(atoms)
     atoms_at = torch.from_numpy(number[component])                # [labels] -> atom
     axes = {key: atoms_at[vector] for key, vector in ledger.axes.items()}
-    edits = [edit.map(lambda vector: atoms_at[vector]) for edit in ledger.edits]
-    return Trace(groups, axes, edits, ledger.calls, tuple(example.shape[1:]), example.dtype, example.device, offsets)
+    edits = [edit.map(lambda vector: atoms_at[vector]) for edit in ledger.edits.values()]
+    return Trace(groups, axes, edits, ledger.calls, ledger.macs, ledger.folded & {layer for layer, _ in axes}, 
+                 on_meta(inputs), device_of(inputs), offsets)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 PROTECTED = 0
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a conv or linear layer; `positions`: how often its filters are applied to one sample."""
+    """One call of a conv or linear layer; `positions`: how often its filters are applied to one sample (a transposed
+    conv: how often its inputs are read)."""
 
     module: str
     positions: int
@@ -27,13 +28,36 @@ class Call:
 class Edit:
     """A literal in the forward code that counts channels; `vectors` are the labels of the channels it counts."""
 
+    owner: str                   # the module whose forward code it stands in
+    training: bool               # in the code that runs in training mode
     node: str
-    kind: str                    # "pad" | "split" | "slice" | "reshape"
+    kind: str                    # "pad" | "split" | "slice" | "sizes" | "groups" | "shuffle"
     at: int                      # where in its list of widths, dims, indices or sizes the literal stands
     vectors: tuple[Tensor, ...]
+    source: str = ""             # of a shuffle: the node whose channels it puts into another order,
+    order: Tensor | None = None  # and the order
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Edit:
         return replace(self, vectors=tuple(fn(v) for v in self.vectors))
+
+
+@dataclass(frozen=True)
+class Count:
+    """The label of a whole number that was computed from a number of channels; exact: that is this number."""
+
+    vector: Tensor
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The labels of a tensor whose channels a view has spread over two dims: a shuffle, if they come together again."""
+
+    source: fx.Node              # before the view
+    dim: int                     # of its channels
+    vector: Tensor               # their labels
+    positions: Tensor            # which of them stands where
+    chain: tuple[tuple[fx.Node, list, Tensor], ...]       # the views so far, with their sizes and positions
 
 
 def along(labels: Tensor, dim: int) -> Tensor | None:
@@ -68,8 +92,10 @@ class Ledger:
     filters: set[tuple[str, str]] = field(default_factory=set)    # the axes that are filters of conv and linear layers
     edges: list[tuple[Tensor, Tensor]] = field(default_factory=list)      # labels that live and die together
     added: list[Tensor] = field(default_factory=list)             # labels that were added up with others
-    edits: list[Edit] = field(default_factory=list)
+    edits: dict[tuple, Edit] = field(default_factory=dict)        # (owner, training, node, at) -> edit
     calls: list[Call] = field(default_factory=list)
+    macs: int = 0                                                 # of all conv and linear calls, also of those unknown
+    folded: set[str] = field(default_factory=set)                 # layers that compute their weights
     called: set[str] = field(default_factory=set)                 # modules the passes have reached
     warned: set[str] = field(default_factory=set)
 
@@ -89,9 +115,11 @@ class Ledger:
             self.edges.append((pairs[:, 0], pairs[:, 1]))
 
     def protect(self, labels: Any) -> None:
-        for each in labels if isinstance(labels, tuple | list) else [labels]:
-            if isinstance(each, Tensor):
-                self.unite(torch.unique(_thin(each)), torch.tensor([PROTECTED]))
+        if isinstance(labels, Tensor):
+            self.unite(torch.unique(_thin(labels)), torch.tensor([PROTECTED]))
+        parts = labels.values() if isinstance(labels, dict) else labels if isinstance(labels, tuple | list) else ()
+        for each in parts:
+            self.protect(each)
 
     def axis(self, module: str, axis: str, vector: Tensor) -> None:
         """Notes the labels of one axis of a module; a later call of a shared module unites them with the first's."""
@@ -100,7 +128,20 @@ class Ledger:
         else:
             self.axes[module, axis] = vector
 
+    def edit(self, edit: Edit) -> None:
+        """Code that runs twice counts the same channels both times."""
+        key = edit.owner, edit.training, edit.node, edit.at
+        first = self.edits.setdefault(key, edit)
+        for a, b in zip(first.vectors, edit.vectors, strict=True):
+            if len(a) == len(b):
+                self.unite(a, b)
+            else:
+                self.protect([a, b])
+
     def warn(self, what: str) -> None:
-        if what not in self.warned:
-            self.warned.add(what)
-            warnings.warn(f"the tracer does not know {what}: the channels that reach it are kept", stacklevel=2)
+        self.warn_kept(f"the tracer does not know {what}")
+
+    def warn_kept(self, why: str) -> None:
+        if why not in self.warned:
+            self.warned.add(why)
+            warnings.warn(f"{why}: the channels that reach it are kept", stacklevel=2)

@@ -34,3 +34,9 @@ def untouched(net: nn.Module, device: torch.device) -> Iterator[None]:
         finally:
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
+
+
+def training_branch(net: nn.Module) -> None:
+    """In place: modules take the branches of training mode, batch norm stays put."""
+    for module in net.modules():
+        module.training = not isinstance(module, nn.modules.batchnorm._BatchNorm)

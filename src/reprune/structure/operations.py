@@ -1,169 +1,197 @@
 """What operations do to labels: those that move data (concat, flatten, permute, slice) are simply run on the labels;
-arithmetic unites the labels of what it adds up or multiplies.
+arithmetic unites the labels of what it adds up or multiplies. `RULES` is the table of all that are known.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from reprune.structure.labels import Edit, Ledger, along, varying
+from reprune.structure.functional import Functional
+from reprune.structure.labels import along, varying
 
 POINTWISE = {"relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardtanh",
-             "tanh", "sigmoid", "hardsigmoid", "softplus", "logsigmoid", "softsign", "tanhshrink", "dropout",
-             "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "stochastic_depth", "identity", "clone",
-             "contiguous", "detach", "float", "half", "bfloat16", "to", "type", "neg", "abs", "exp", "sqrt", "square",
-             "pow", "clamp"}
-LOCAL = {"max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool2d",
-         "upsample", "interpolate", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-         "adaptive_max_pool2d", "zeropad2d", "reflectionpad2d", "replicationpad2d"}
-ARITHMETIC = {"add", "iadd", "radd", "sub", "isub", "rsub", "mul", "imul", "rmul", "div", "truediv", "itruediv",
-              "maximum", "minimum"}
-MOVES = {"cat", "concat", "flatten", "permute", "transpose", "unsqueeze", "squeeze", "stack", "flip", "movedim"}
-REDUCTIONS = {"mean", "sum", "amax", "amin"}
+             "tanh", "sigmoid", "hardsigmoid", "softplus", "logsigmoid", "softsign", "tanhshrink", "hardshrink",
+             "softshrink", "threshold", "rrelu", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout",
+             "alpha_dropout", "feature_alpha_dropout", "stochastic_depth", "identity", "clone", "contiguous", "detach",
+             "float", "half", "double", "bfloat16", "to", "type", "type_as", "cpu", "neg", "abs", "exp", "log", "log1p",
+             "erf", "sin", "cos", "sign", "floor", "ceil", "round", "sqrt", "rsqrt", "reciprocal", "square", "pow",
+             "clamp", "clamp_min", "clamp_max", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like",
+             "full_like", "bernoulli", "nan_to_num", "requires_grad"}
+ARITHMETIC = {"add", "iadd", "radd", "sub", "isub", "rsub", "mul", "imul", "rmul", "multiply", "div", "truediv",
+              "itruediv", "divide", "maximum", "minimum", "where", "lerp", "addcmul", "addcdiv", "masked_fill", "eq",
+              "ne", "lt", "gt", "le", "ge", "logical_and", "logical_or", "logical_not", "expand_as", "copy"}
+LOCAL = {f"{kind}{n}d" for n in (1, 2, 3) for kind in (
+    "max_pool", "avg_pool", "lp_pool", "adaptive_avg_pool", "adaptive_max_pool", "zero_pad", "reflection_pad",
+    "replication_pad", "constant_pad", "circular_pad")} | {
+    f"max_pool{n}d_with_indices" for n in (1, 2, 3)} | {"upsample", "interpolate", "upsamplingnearest2d",
+                                                        "upsamplingbilinear2d"}
+MOVES = {"permute", "transpose", "swapaxes", "swapdims", "unsqueeze", "squeeze", "flip", "movedim", "t", "narrow",
+         "select", "unbind", "roll", "repeat_interleave", "tile", "repeat", "atleast_3d"}
+REDUCTIONS = {"mean", "sum", "amax", "amin", "std", "var", "norm", "softmax", "log_softmax", "normalize", "argmax",
+              "logsumexp", "prod", "max", "min", "cumsum"}
 
 
-class Operations(fx.Interpreter):
-    """Runs a net. For every node `labels` has as many as its value has elements, or None where it is no tensor."""
+def canonical(name: str) -> str:
+    """One name for the function, the method, the in-place form and the module of an operation.
 
-    def __init__(self, graph: fx.GraphModule, ledger: Ledger, rewritable: bool):
-        super().__init__(graph)
-        self.ledger = ledger
-        self.rewritable = rewritable                              # may forward code be rewritten to fit fewer channels?
-        self.labels: dict[fx.Node, Any] = {}
+    >>> canonical("adaptive_avg_pool2d"), canonical("AdaptiveAvgPool2d"), canonical("relu_"), canonical("__add__")
+    ('adaptiveavgpool2d', 'adaptiveavgpool2d', 'relu', 'add')
+    """
+    return name.strip("_").replace("_", "").lower()
 
-    def unknown(self, what: str) -> None:
-        self.ledger.warn(what)
 
-    def operation(self, node: fx.Node, name: str, value: Any) -> Any:
-        """The labels of its value; None: not known, the channels that reach it are kept."""
-        args = fx.node.map_arg(node.args, self._label_or_value)
-        kwargs = fx.node.map_arg(node.kwargs, self._label_or_value)
-        labels = self.labels[node.all_input_nodes[0]]
-        if name in LOCAL:
-            vector = along(labels, 1)
-            return None if vector is None else vector.view(1, -1, *[1] * (value.dim() - 2)).expand(value.shape)
-        if name in ARITHMETIC | POINTWISE:                        # pow and clamp may take a second tensor
-            operands = [self.labels[n] for n in node.all_input_nodes if self.labels[n] is not None]
-            if "add" in name and len(operands) > 1:
-                self.ledger.added += [torch.unique(o) for o in operands]
-            return self._arithmetic(operands, value)
-        if name in MOVES:
-            return node.target(*args, **kwargs) if callable(node.target) else self._moved(node, name, args, kwargs)
-        if name in REDUCTIONS:
-            return self._reduction(labels, args, kwargs, value)
-        if name in ("view", "reshape"):
-            return self._reshape(node, labels, value)
-        if name in ("chunk", "split"):
-            return self._split(node, labels, value, args, kwargs)
-        if name == "getitem":
-            return self._getitem(node, labels, args[1])
-        if name == "pad":
-            return self._pad(node, labels, value, args, kwargs)
-        return None if name.endswith("Outputs") else self.unknown(name)      # named tuple of logits of several heads
+def operation_name(node: fx.Node) -> str:
+    """Of a function or a method."""
+    return canonical(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", ""))
 
-    def _moved(self, node: fx.Node, name: str, args: tuple, kwargs: dict) -> Tensor:
-        if node.op == "call_module":                              # nn.Flatten
-            module = self.fetch_attr(node.target)
-            return args[0].flatten(module.start_dim, module.end_dim)
-        return getattr(args[0], name)(*args[1:], **kwargs)
 
-    def _label_or_value(self, node: fx.Node) -> Any:
-        labels = self.labels[node]
-        return self.env[node] if labels is None else labels
+RULES = {canonical(name): rule for rule, names in {
+    "pointwise": POINTWISE | ARITHMETIC, "local": LOCAL, "moved": MOVES, "reduced": REDUCTIONS,
+    "joined": {"cat", "concat", "concatenate"}, "stacked": {"stack"}, "reshaped": {"view", "reshape", "unflatten"},
+    "flattened": {"flatten"}, "likened": {"view_as", "reshape_as"}, "expanded": {"expand", "broadcast_to"},
+    "made": {"new_zeros", "new_ones", "new_full", "new_empty"}, "split": {"chunk", "split", "tensor_split"},
+    "indexed": {"getitem"}, "written": {"setitem"}, "padded": {"pad"}, "gated": {"glu"},
+    "weighted": {"conv1d", "conv2d", "conv3d", "linear"}, "normed": {"batch_norm", "instance_norm", "prelu"},
+    "layer_normed": {"layer_norm"}, "group_normed": {"group_norm"}, "pixel_shuffled": {"pixel_shuffle"},
+    "pixel_unshuffled": {"pixel_unshuffle"}, "grouped": {"channel_shuffle"},
+}.items() for name in names}
+LOCAL_NAMES = {canonical(name) for name in LOCAL}
 
-    def _arithmetic(self, operands: list[Tensor], value: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class Operation:
+    """One call: its arguments, with labels in place of tensors, and what it returned."""
+
+    node: fx.Node
+    args: tuple
+    kwargs: dict
+    value: Any
+
+    def arg(self, at: int, name: str, default: Any = None) -> Any:
+        return self.args[at] if at < len(self.args) else self.kwargs.get(name, default)
+
+    @property
+    def labels(self) -> Any:
+        """Of the tensor that it works on."""
+        return self.args[0] if self.args else self.kwargs.get("input", self.kwargs.get("tensors"))
+
+
+class Operations(Functional):
+    """The rules: what an operation makes of the labels of its arguments; None: the channels that reach it are kept."""
+
+    def operation(self, name: str, op: Operation) -> Any:
+        if isinstance(op.node.target, type) and issubclass(op.node.target, tuple):      # a named tuple, of logits say
+            return op.args
+        if name not in RULES:
+            return self.unknown(name if op.node.op == "call_module" else getattr(
+                op.node.target, "__name__", str(op.node.target)).strip("_"))
+        self.name = name
+        try:
+            return getattr(self, f"_{RULES[name]}")(op)
+        except (RuntimeError, IndexError, ValueError, TypeError, AttributeError):
+            return self.unknown(f"{name} as {self.owner or type(self.module).__name__} calls it")
+
+    def _pointwise(self, op: Operation) -> Tensor | None:
         """Adding or multiplying couples channels; a size-1 channel that is broadcast over all C is only kept."""
-        wide = [o for o in operands if list(o.shape) == list(value.shape)] or operands[:1]
-        result = wide[0]
+        operands = [o for o in fx.node.map_arg([*op.args, *op.kwargs.values()], lambda n: n) if isinstance(o, Tensor)]
+        if self.name in ("typeas", "expandas"):
+            operands = operands[:1] if self.name == "typeas" else operands
+        if "add" in self.name and len(operands) > 1:
+            self.ledger.added += [torch.unique(o) for o in operands]
+        wide = [o for o in operands if list(o.shape) == list(op.value.shape)] or operands
+        result = max(wide, key=lambda o: len(varying(o)))
+        if list(result.shape) != list(op.value.shape):
+            result = result.expand(op.value.shape)
         for other in operands:
-            if other is result:
-                continue
-            offset = result.dim() - other.dim()
-            spread = [d for d in varying(result) if d < offset or other.shape[d - offset] == 1]
-            if spread:
-                self.ledger.protect(other)
-            else:
-                self.ledger.unite(result, other)
-        return result.expand(value.shape)
+            if other is not result:
+                self._couple(result, other)
+        return result
 
-    def _reduction(self, labels: Tensor, args: tuple, kwargs: dict, value: Tensor) -> Tensor | None:
-        dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if dims is None:
+    def _couple(self, result: Tensor, other: Tensor) -> None:
+        offset = result.dim() - other.dim()
+        if any(d < offset or other.shape[d - offset] == 1 for d in varying(result)):
+            self.ledger.protect(other)
+        else:
+            self.ledger.unite(result, other)
+
+    def _local(self, op: Operation) -> Any:
+        """Pooling, padding and resizing over the last dims: a channel stays what it is."""
+        n = next((int(c) for c in self.name if c in "123" and f"{c}d" in self.name), op.labels.dim() - 2)
+        if set(varying(op.labels)) & set(range(op.labels.dim() - n, op.labels.dim())):
             return None
-        dims = [d % labels.dim() for d in ([dims] if isinstance(dims, int) else dims)]
-        if set(dims) & set(varying(labels)):
-            return None                                           # a mean over channels needs all of them
-        return labels.amax(dims, keepdim=value.dim() == labels.dim())
+        labels = op.labels[(..., *[slice(0, 1)] * n)]
+        return _each(op.value, lambda v: labels.expand(v.shape))
 
-    def _reshape(self, node: fx.Node, labels: Tensor, value: Tensor) -> Tensor | None:
-        moved = labels.reshape(value.shape)
-        changing = varying(moved)
-        if not changing:
-            return moved
-        if len(changing) > 1:                                     # channels spread over two dims: a shuffle
-            return self.unknown("a view that splits channels")
-        dim = changing[0]
-        sizes = node.args[1:] if len(node.args) > 1 else (node.kwargs.get("shape", ()),)
-        sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
-        if not (dim < len(sizes) and isinstance(sizes[dim], int)):
-            return moved                                          # a size computed from the tensor follows by itself
-        if sizes[dim] == -1:                                      # -1 follows too, if every other size stays
-            return moved
-        return self._edit(Edit(node.name, "reshape", dim, (along(moved, dim),)), moved)
+    def _moved(self, op: Operation) -> Any:
+        if self.name in ("narrow", "select", "roll", "unbind"):
+            dims = op.arg(2, "dims", range(op.labels.dim())) if self.name == "roll" else op.arg(1, "dim", 0)
+            if {d % op.labels.dim() for d in ([dims] if isinstance(dims, int) else dims)} & set(varying(op.labels)):
+                return self.unknown(f"{self.name} of channels")
+        if op.node.op == "call_function":
+            return op.node.target(*op.args, **op.kwargs)
+        return getattr(op.labels, op.node.target if op.node.op == "call_method" else self.name)(
+            *op.args[1:], **op.kwargs)
 
-    def _edit(self, edit: Edit, labels: Any) -> Any:
-        if not self.rewritable:
+    def _reduced(self, op: Operation) -> Any:
+        dims = op.arg(1, "dim", op.arg(1, "axis", 1 if self.name == "normalize" else None))
+        if self.name in ("norm", "normalize") and op.node.op != "call_module":
+            dims = op.arg(2, "dim", 1 if self.name == "normalize" else None)
+        if isinstance(dims, Tensor):                              # max of two tensors
+            return self._pointwise(op)
+        labels = op.labels
+        if dims is None or not isinstance(labels, Tensor):
             return None
-        self.ledger.edits.append(edit)
-        return labels
+        dims = {d % labels.dim() for d in ([dims] if isinstance(dims, int) else dims)}
+        if dims & set(varying(labels)):
+            return self.unknown("cumsum") if self.name == "cumsum" else None      # a mean over channels needs all
+        kept = labels[tuple(slice(0, 1) if d in dims else slice(None) for d in range(labels.dim()))]
+        return _each(op.value, lambda v: kept.reshape(v.shape) if v.numel() == kept.numel() else kept.expand(v.shape))
 
-    def _split(self, node: fx.Node, labels: Tensor, value: tuple, args: tuple, kwargs: dict) -> tuple | None:
-        dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % labels.dim()
-        parts = torch.split(labels, [v.shape[dim] for v in value], dim)
-        if dim not in varying(labels):
-            return parts
-        vectors = tuple(along(p, dim) for p in parts)
-        return None if None in [v if v is None else 0 for v in vectors] else self._edit(
-            Edit(node.name, "split", dim, vectors), parts)
+    def _joined(self, op: Operation) -> Tensor | None:
+        """Side by side along the channels; over any other dim the channels are the same ones."""
+        dim = op.arg(1, "dim", 0) % op.value.dim()
+        parts = [p for p in op.labels if p.dim() == op.value.dim()]
+        if all(set(varying(p)) <= {dim} for p in parts):
+            return torch.cat(parts, dim)
+        return self._same([p.narrow(dim, 0, 1) for p in parts if p.shape[dim]], op) \
+            if all(dim not in varying(p) for p in parts) else None
 
-    def _getitem(self, node: fx.Node, labels: Any, index: Any) -> Any:
-        if isinstance(labels, tuple | list):                      # one part of a split
-            return labels[index]
-        index = index if isinstance(index, tuple) else (index,)
-        if not all(i is Ellipsis or isinstance(i, int | slice) for i in index):
-            return self.unknown("indexing with tensors or None")
-        at = index.index(Ellipsis) if Ellipsis in index else len(index)
-        skipped = labels.dim() - len(index) + (Ellipsis in index)         # dims an ellipsis (or nothing) stands for
-        full = [*index[:at], *[slice(None)] * skipped, *index[at + 1:]]
-        cut = [d for d in varying(labels) if full[d] != slice(None)]
-        picked = labels[tuple(index)]
-        if not cut:
-            return picked
-        dim = cut[0]
-        vector, part = along(labels, dim), full[dim]
-        if len(cut) > 1 or vector is None or isinstance(part, int) or part.step not in (None, 1):
-            return self.unknown("indexing that picks single channels")
-        start, stop, _ = part.indices(len(vector))
-        where = dim if dim < at else dim - skipped + (Ellipsis in index)
-        return self._edit(Edit(node.name, "slice", where, (vector[:start], vector[start:stop])), picked)
+    def _stacked(self, op: Operation) -> Tensor:
+        return self._same([p.unsqueeze(op.arg(1, "dim", 0) % op.value.dim()) for p in op.labels], op)
 
-    def _pad(self, node: fx.Node, labels: Tensor, value: Tensor, args: tuple, kwargs: dict) -> Tensor | None:
+    def _same(self, parts: list[Tensor], op: Operation) -> Tensor:
+        first = max(parts, key=lambda p: len(varying(p)))
+        for part in parts:
+            self._couple(first, part)
+        return first.expand(op.value.shape)
+
+    def _padded(self, op: Operation) -> Tensor | None:
         """Spatial padding keeps a channel's label; padded channels are new, free to go with what they are added to."""
-        vector = along(labels, 1)
-        if vector is None or labels.dim() < 3:
+        vector = along(op.labels, 1) if op.labels.dim() > 2 else None
+        if vector is None:
             return None
-        widths = list(kwargs.get("pad", args[1] if len(args) > 1 else ()))
-        widths += [0] * (2 * labels.dim() - len(widths))
-        at = 2 * (labels.dim() - 2)                               # widths count from the last dim back
+        widths = list(op.arg(1, "pad", ()))
+        widths += [0] * (2 * op.labels.dim() - len(widths))
+        at = 2 * (op.labels.dim() - 2)                            # widths count from the last dim back
         front, back = widths[at:at + 2]
         if front < 0 or back < 0 or any(widths[at + 2:]):
             return self.unknown("a pad that crops channels or adds images")
         if front or back:
             before, after = self.ledger.fresh(front), self.ledger.fresh(back)
             vector = torch.cat([before, vector, after])
-            if self._edit(Edit(node.name, "pad", at, (before, after)), True) is None:
+            if not self.edit(op.node, "pad", at, (before, after)):
                 return None
-        return vector.view(1, -1, *[1] * (value.dim() - 2)).expand(value.shape)
+        return vector.view(1, -1, *[1] * (op.value.dim() - 2)).expand(op.value.shape)
+
+    def _gated(self, op: Operation) -> Tensor:
+        first, second = op.labels.chunk(2, op.arg(1, "dim", -1))
+        self.ledger.unite(first, second)
+        return first
+
+
+def _each(value: Any, fn: Any) -> Any:
+    return fn(value) if isinstance(value, Tensor) else tuple(fn(v) for v in value)

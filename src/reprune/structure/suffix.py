@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from reprune.structure.groups import FilterGroup
+from reprune.structure.recorder import flat_graph
 
 MEMORY = 4 * 2**30                      # bytes that activations may take at once, about: half for those that are kept,
                                         # half for those of the candidates; fewer images at a time where they are large
@@ -40,7 +41,7 @@ class Suffix(fx.Interpreter):
     """
 
     def __init__(self, net: nn.Module, x: Tensor, y: Tensor, images: int = 512, fused: fx.GraphModule | None = None):
-        super().__init__(fused or fuse(net), garbage_collect_values=False)
+        super().__init__(fused or _fused(net, x), garbage_collect_values=False)
         self.y, self.images = y, images
         self.logits = self.run(x)                                 # [B, classes]
         self.kept: dict[fx.Node, Any] = dict(self.env)
@@ -55,9 +56,10 @@ class Suffix(fx.Interpreter):
              memory: int | None = None) -> Iterator[Suffix]:
         """One after the other for all batches (x, y), which are cut into parts where the activations would take more
         than `memory` bytes (MEMORY). Batch norm is folded once; net: as it is in the meantime."""
-        fused, most = fuse(net), None
+        fused = most = None
         for x, y in batches:
-            if most is None:
+            if fused is None:
+                fused = _fused(net, x)
                 most = max(1, (memory or MEMORY) // 2 // cls(net, x[:1].clone(), y[:1], fused=fused).nbytes())
             for part in zip(x.split(most), y.split(most), strict=True):
                 yield (one := cls(net, *part, min(images, most), fused))
@@ -153,6 +155,10 @@ class Suffix(fx.Interpreter):
         if node not in self.whole:                                # not from `kept`: a ReLU behind may work in place
             self.whole[node] = conv(self.kept[node.args[0]])      # [B, O, H, W]
         return (self.whole[node] - share).flatten(0, 1)
+
+
+def _fused(net: nn.Module, x: Tensor) -> fx.GraphModule:
+    return fuse(flat_graph(net, (x[:1].clone(),), {}), no_trace=True)
 
 
 def _repeat(old: Any, n: int, batch: int) -> Any:

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from reprune.structure.check import verify
+from reprune.errors import UserError
+from reprune.structure.check import random_inputs, verify
 from reprune.structure.groups import Plan, kept, traced
-from reprune.structure.labels import Edit
+from reprune.structure.layers import acting, cut, folded, is_plain, owner
 from reprune.structure.notes import note, notes
+from reprune.structure.rewrite import rewrite
 
 
 def silence(net: nn.Module, plan: Plan) -> nn.Module:
@@ -28,7 +30,7 @@ def silence(net: nn.Module, plan: Plan) -> nn.Module:
     """
     traced(net).keep(plan)                                        # before the copy: a bad plan costs nothing
     net = copy.deepcopy(net)
-    _silence(net, plan)
+    mute(net, plan)
     return net
 
 
@@ -36,17 +38,33 @@ def silence(net: nn.Module, plan: Plan) -> nn.Module:
 def silenced(net: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     """As `silence`, but in place while the block lasts: many plans, one after the other, need no copy of the net.
     Afterwards every weight has its old bits again, also where the block raises."""
-    before = _silence(net, plan)
+    before, layers = [], fold(net)
     try:
+        before = _silence(net, plan)
         yield net
     finally:
         for tensor, dim, gone, values in reversed(before):
             tensor.index_copy_(dim, gone, values)
+        for parent, name, layer in layers:
+            setattr(parent, name, layer)
 
 
 def mute(net: nn.Module, plan: Plan) -> None:
     """As `silence`, but in place and for good."""
+    fold(net)
     _silence(net, plan)
+
+
+def fold(net: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """In place: the layers of groups that compute their weights (weight_norm, spectral_norm, standardised convs,
+    pruning masks) become plain ones with the weights they have now. -> what they were: (parent, name, layer)"""
+    before = []
+    for path in sorted(traced(net).folded):
+        parent, name = owner(net, path)
+        if not is_plain(layer := getattr(parent, name)):
+            before.append((parent, name, layer))
+            setattr(parent, name, folded(layer))
+    return before
 
 
 def _silence(net: nn.Module, plan: Plan) -> list[tuple[Tensor, int, Tensor, Tensor]]:
@@ -54,7 +72,7 @@ def _silence(net: nn.Module, plan: Plan) -> list[tuple[Tensor, int, Tensor, Tens
     keep, before = traced(net).keep(plan), []
     for (name, axis), atoms in traced(net).axes.items():
         gone = (~kept(atoms, keep)).nonzero().squeeze(1)
-        for tensor, dim in _acting(net.get_submodule(name), axis) if len(gone) else ():
+        for tensor, dim in acting(net, name, axis) if len(gone) else ():
             values, at = tensor.data, gone.to(tensor.device)      # .data: a backward pass may still want the weights
             before.append((values, dim, at, values.index_select(dim, at)))
             values.index_fill_(dim, at, 0)
@@ -67,20 +85,22 @@ def remove(net: nn.Module, plan: Plan, check: bool = True) -> nn.Module:
     check: run both on a random image, and raise RemovalError rather than give out a net that says something else; False
     where the copy is thrown away, or its weights are.
 
-    Class and module names stay; only where the forward code itself counts channels (zero-padded shortcuts, chunks,
-    literal sizes in a view) is the copy a torch.fx GraphModule with the same module names. The plan is appended to the
-    copy's history, from which `reprune.load` rebuilds it. Trace the copy again before pruning it again.
+    Class and module names stay; modules whose forward code itself counts channels (zero-padded shortcuts, chunks,
+    literal sizes in a view) get a subclass with other literals, layers that compute their weights become plain ones.
+    The plan is appended to the copy's history, from which `reprune.load` rebuilds it. Trace the copy again before
+    pruning it again.
     """
     trace = traced(net)
     keep = trace.keep(plan)
     smaller = copy.deepcopy(net)
+    fold(smaller)
     for (name, axis), atoms in trace.axes.items():
         stay = kept(atoms, keep)
         if not stay.all():
-            _cut(smaller.get_submodule(name), axis, stay.nonzero().squeeze(1))
+            cut(smaller, name, axis, stay.nonzero().squeeze(1))
     edits = [e for e in trace.edits if not all(kept(v, keep).all() for v in e.vectors)]
     if edits:
-        smaller = _rewrite(smaller, edits, keep)
+        rewrite(net, smaller, random_inputs(trace, net), edits, keep)
     history = [*notes(net).get("history", []), {g: m.clone().cpu() for g, m in plan.items()}]
     note(smaller, trace=None, history=history, input_shape=trace.input_shape)
     if check:
@@ -97,8 +117,11 @@ def layer_masks(net: nn.Module, plan: Plan) -> dict[str, Tensor]:
 
 def filter_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
     """The filters of some layers, weights and biases, each with 1 where they stay and 0 where not; broadcasts."""
-    return [(tensor, keep.to(tensor).view(-1, *[1] * (tensor.dim() - 1)))
-            for name, keep in masks.items() for tensor, _ in _acting(net.get_submodule(name), "out")]
+    for name in masks:
+        if not isinstance(getattr(net.get_submodule(name), "weight", None), nn.Parameter):
+            raise UserError(f"{name} computes its weight: call reprune.structure.surgery.fold(net) before it trains")
+    return [(tensor, keep.to(tensor).view([-1 if d == dim else 1 for d in range(tensor.dim())]))
+            for name, keep in masks.items() for tensor, dim in acting(net, name, "out")]
 
 
 @torch.no_grad()
@@ -107,84 +130,3 @@ def zero_filters(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     bring them back; BN and the layers that read them stay (He et al. 2018). masks: layer -> which stay [filters]"""
     for tensor, keep in filter_masks(net, masks):
         tensor.masked_fill_(keep == 0, 0)
-
-
-def _acting(module: nn.Module, axis: str) -> list[tuple[Tensor, int]]:
-    """The weights through which the channels of an axis act, and which of their dimensions that is."""
-    if axis == "in":
-        return [(module.weight, 1)] if getattr(module, "groups", 1) == 1 else []
-    both = (getattr(module, name, None) for name in ("weight", "bias"))
-    return [(tensor, 0) for tensor in both if tensor is not None]
-
-
-def _cut(module: nn.Module, axis: str, stay: Tensor) -> None:
-    if axis == "out":
-        if getattr(module, "groups", 1) > 1:
-            module.groups = module.groups * len(stay) // module.out_channels      # whole conv groups go
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            if isinstance(getattr(module, name, None), Tensor):
-                _shrink(module, name, 0, stay)
-        _count(module, ("out_channels", "out_features", "num_features", "num_parameters"), len(stay))
-    else:
-        if getattr(module, "groups", 1) == 1:
-            _shrink(module, "weight", 1, stay)
-        _count(module, ("in_channels", "in_features"), len(stay))
-
-
-def _count(module: nn.Module, names: tuple[str, ...], n: int) -> None:
-    for name in names:
-        if hasattr(module, name):
-            setattr(module, name, n)
-
-
-def _shrink(module: nn.Module, name: str, dim: int, stay: Tensor) -> None:
-    old = getattr(module, name)
-    new = old.detach().index_select(dim, stay.to(old.device))
-    if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous():
-        new = new.contiguous(memory_format=torch.channels_last)
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    setattr(module, name, new)
-
-
-def _rewrite(net: nn.Module, edits: list[Edit], keep: Tensor) -> fx.GraphModule:
-    """The same forward code with its channel literals counted again."""
-    modes = {name: m.training for name, m in net.named_modules()}
-    net.eval()                                                    # as it was traced
-    graph = fx.symbolic_trace(net).graph
-    nodes = {node.name: node for node in graph.nodes}
-    for edit in edits:
-        _rewrite_node(nodes[edit.node], edit, [int(kept(v, keep).sum()) for v in edit.vectors])
-    for node in [n for n in graph.nodes if n.kwargs.get("training") is False]:    # F.dropout(x, training=self.training)
-        with graph.inserting_before(node):
-            node.update_kwarg("training", graph.create_node("get_attr", "training"))
-    module = fx.GraphModule(net, graph, class_name=type(net).__name__)
-    note(module, **notes(net))
-    for name, child in module.named_modules():
-        child.training = modes.get(name, modes[""])
-    return module
-
-
-def _rewrite_node(node: fx.Node, edit: Edit, counts: list[int]) -> None:
-    if edit.kind == "pad":                                        # F.pad(x, widths, ...)
-        widths = list(node.kwargs.get("pad", node.args[1] if len(node.args) > 1 else ()))
-        widths[edit.at:edit.at + 2] = counts
-        if "pad" in node.kwargs:
-            node.update_kwarg("pad", tuple(widths))
-        else:
-            node.update_arg(1, tuple(widths))
-    elif edit.kind == "split":                                    # chunk, split: parts of unequal size from now on
-        with node.graph.inserting_before(node):
-            new = node.graph.call_function(torch.split, (node.args[0], counts, edit.at))
-        node.replace_all_uses_with(new)
-        node.graph.erase_node(node)
-    elif edit.kind == "slice":                                    # x[:, start:stop]
-        before, inside = counts
-        index = list(node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],))
-        index[edit.at] = slice(before, before + inside)
-        node.update_arg(1, tuple(index))
-    else:                                                         # x.view(...), torch.reshape(x, ...)
-        sizes = node.args[1:] if len(node.args) > 1 else (node.kwargs["shape"],)
-        sizes = list(sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes)
-        sizes[edit.at] = counts[0]
-        node.args, node.kwargs = (node.args[0], tuple(sizes)), {}
