@@ -70,15 +70,18 @@ class CostTable:
         weights, macs = [], []                                    # (factor, row, row): factor * channels * channels
         for name in dict.fromkeys(name for name, _ in trace.axes):
             axes = {axis: row for (n, axis), row in rows.items() if n == name}
+            places = sum(c.positions for c in trace.calls if c.module == name)
             if "out" not in axes:                                 # a parameter that forward code uses itself
-                weights += self._own(getattr(*owner(net, name)), list(axes.values()))
+                tensor = getattr(*owner(net, name))
+                each = self._own(tensor, sorted(axes.values()))
+                weights += [each] if isinstance(tensor, nn.Parameter) else []
+                macs.append((each[0] * places, *each[1:]))
             elif isinstance(module := net.get_submodule(name), PRODUCERS):
-                places = sum(c.positions for c in trace.calls if c.module == name)
                 each, bias = self._layer(module, axes["out"], axes["in"])
                 weights += [each, *bias]
                 macs.append((each[0] * places, *each[1:]))
-                plain = each[0] * self._channels(each[1:]) + sum(self._channels(b[1:]) for b in bias)
                 if name in trace.folded:                          # what its weight is computed from goes
+                    plain = sum(t[0] * self._channels(t[1:]) for t in (each, *bias))
                     self.fixed -= sum(p.numel() for p in module.parameters()) - int(plain)
             else:
                 own = module.parameters(recurse=False)
@@ -95,9 +98,8 @@ class CostTable:
         bias = [(1, out, self.one)] if module.bias is not None else []
         return (module.weight.numel() // size, out, self.one if grouped else reads), bias
 
-    def _own(self, tensor: Tensor, axes: list[int]) -> list[tuple]:
-        each = tensor.numel() // int(self._channels(axes))
-        return [(each, *axes, *[self.one] * (2 - len(axes)))] if isinstance(tensor, nn.Parameter) else []
+    def _own(self, tensor: Tensor, axes: list[int]) -> tuple:
+        return (tensor.numel() // int(self._channels(axes)), *axes, *[self.one] * (2 - len(axes)))
 
     def _channels(self, axes: Sequence[int]) -> float:
         return math.prod(self.sizes[a].item() for a in axes if a != self.one)

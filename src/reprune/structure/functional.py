@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reprune.structure.labels import along, varying
+from reprune.structure.labels import Call, along, varying
 from reprune.structure.parts import Parts
 
 
@@ -52,6 +52,8 @@ class Functional(Parts):
         if vector is None or not own and (groups == 1 or along(weight, 0) is None):
             return self.unknown(f"{self.name} with a weight that is computed") if not own else None
         out = self.axis_of(node, 0, weight) if own else along(weight, 0)
+        if own and not self.training:
+            self.ledger.calls.append(Call(own, op.value.numel() // len(out)))
         if groups == 1:
             self.ledger.unite(self.axis_of(node, 1, weight), vector)
         else:

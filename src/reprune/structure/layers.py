@@ -7,13 +7,14 @@ computed: `fold` makes a plain layer of it, with the weight as it is now.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from reprune.structure.modes import untouched
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -72,8 +73,8 @@ def folded(module: nn.Module) -> nn.Module:
     else:
         spatial = [(k - 1) * d + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True)]
         size, options = (1, module.in_channels, *spatial), (module.in_channels, module.out_channels, module.kernel_size)
-    with Watch() as watch, torch.no_grad():
-        copy.deepcopy(module).eval()(torch.zeros(size, device=like.device, dtype=like.dtype))
+    with Watch() as watch, untouched(module, like.device):
+        module(torch.zeros(size, device=like.device, dtype=like.dtype))
     _, weight, bias, _ = watch.calls[0]
     names = () if base is nn.Linear else ("stride", "padding", "dilation", "groups", "padding_mode",
                                           *["output_padding"] * (base in TRANSPOSED))

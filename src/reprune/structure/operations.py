@@ -34,6 +34,8 @@ MOVES = {"permute", "transpose", "swapaxes", "swapdims", "unsqueeze", "squeeze",
 REDUCTIONS = {"mean", "sum", "amax", "amin", "std", "var", "norm", "softmax", "log_softmax", "normalize", "argmax",
               "logsumexp", "prod", "max", "min", "cumsum"}
 
+MAKERS = {"zeros", "ones", "empty", "full", "rand", "randn"}
+
 
 def canonical(name: str) -> str:
     """One name for the function, the method, the in-place form and the module of an operation.
@@ -53,12 +55,13 @@ RULES = {canonical(name): rule for rule, names in {
     "pointwise": POINTWISE | ARITHMETIC, "local": LOCAL, "moved": MOVES, "reduced": REDUCTIONS,
     "joined": {"cat", "concat", "concatenate"}, "stacked": {"stack"}, "reshaped": {"view", "reshape", "unflatten"},
     "flattened": {"flatten"}, "likened": {"view_as", "reshape_as"}, "expanded": {"expand", "broadcast_to"},
-    "made": {"new_zeros", "new_ones", "new_full", "new_empty"}, "split": {"chunk", "split", "tensor_split"},
+    "made": MAKERS | {"new_zeros", "new_ones", "new_full", "new_empty"}, "split": {"chunk", "split", "tensor_split"},
     "indexed": {"getitem"}, "written": {"setitem"}, "padded": {"pad"}, "gated": {"glu"},
     "weighted": {"conv1d", "conv2d", "conv3d", "linear"}, "normed": {"batch_norm", "instance_norm", "prelu"},
     "layer_normed": {"layer_norm"}, "group_normed": {"group_norm"}, "pixel_shuffled": {"pixel_shuffle"},
     "pixel_unshuffled": {"pixel_unshuffle"}, "grouped": {"channel_shuffle"},
 }.items() for name in names}
+SIZED = {"reshaped", "expanded", "made", "split", "indexed", "weighted"}          # those that may count channels
 LOCAL_NAMES = {canonical(name) for name in LOCAL}
 
 
@@ -97,9 +100,12 @@ class Operations(Functional):
 
     def _pointwise(self, op: Operation) -> Tensor | None:
         """Adding or multiplying couples channels; a size-1 channel that is broadcast over all C is only kept."""
-        operands = [o for o in fx.node.map_arg([*op.args, *op.kwargs.values()], lambda n: n) if isinstance(o, Tensor)]
-        if self.name in ("typeas", "expandas"):
-            operands = operands[:1] if self.name == "typeas" else operands
+        given = [*op.args, *op.kwargs.values()]
+        nodes = [*op.node.args, *op.node.kwargs.values()]
+        own = [n for n in nodes if isinstance(n, fx.Node) and self.is_wide(n)]
+        operands = [o for o, n in zip(given, nodes, strict=False) if isinstance(o, Tensor) and n not in own]
+        if self.name == "typeas" or not operands:
+            operands = [o for o in given if isinstance(o, Tensor)][:1]
         if "add" in self.name and len(operands) > 1:
             self.ledger.added += [torch.unique(o) for o in operands]
         wide = [o for o in operands if list(o.shape) == list(op.value.shape)] or operands
@@ -109,7 +115,21 @@ class Operations(Functional):
         for other in operands:
             if other is not result:
                 self._couple(result, other)
+        for node in own:
+            self._couple_own(result, node)
         return result
+
+    def is_wide(self, node: fx.Node) -> bool:
+        """A parameter or buffer with more than one dim: which of them is that of channels depends on its use."""
+        return node.op == "get_attr" and sum(n > 1 for n in self.env[node].shape) > 1
+
+    def _couple_own(self, result: Tensor, node: fx.Node) -> None:
+        tensor, dims = self.env[node], varying(result)
+        at = [d - result.dim() + tensor.dim() for d in dims]
+        if len(at) == 1 and at[0] >= 0 and tensor.shape[at[0]] == result.shape[dims[0]] and self.own(node.target):
+            self.ledger.unite(along(result, dims[0]), self.axis_of(node, at[0], tensor))
+        else:
+            self.ledger.protect(result)
 
     def _couple(self, result: Tensor, other: Tensor) -> None:
         offset = result.dim() - other.dim()

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from reprune.structure.layers import NORMS, PRODUCERS, probe
-from reprune.structure.values import Known, NotFollowed, Value, given, has_tensor, holds_known, mapped, plain, reason
+from reprune.structure.values import Known, NotFollowed, Value, given, has_tensor, holds_known, mapped, plain
 from reprune.structure.values import unknown as unwrapped
 
 STILL = {"dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous", "get_device", "type"}
 SIZES = {"size", "numel", "nelement", "stride"}
+MAKERS = {"zeros", "ones", "empty", "full", "rand", "randn", "arange", "linspace", "randint"}
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Book:
 
     calls: dict[str, list[Recorded]] = field(default_factory=dict)
     kinds: dict[str, str | None] = field(default_factory=dict)
-    closed: dict[str, str] = field(default_factory=dict)
+    closed: dict[str, Exception] = field(default_factory=dict)
 
     def record(self, module: nn.Module, path: str, args: tuple, kwargs: dict, flat: bool = False) -> Any:
         """Runs a module and notes its code. args, kwargs: with `Known` values. -> what it returns"""
@@ -72,14 +73,28 @@ def flat_graph(net: nn.Module, args: tuple, kwargs: dict) -> fx.GraphModule:
 
 @contextmanager
 def tidy(net: nn.Module) -> Iterator[None]:
-    """Takes off what torch.fx leaves on a net: the constants of its code."""
-    before = {module: set(vars(module)) for module in net.modules()}
+    """Within, code that makes tensors of some size is followed, too: torch.zeros(x.shape[0], 1) has no tensor that
+    torch.fx could go by. Afterwards takes off what torch.fx leaves on a net: the constants of its code."""
+    attributes = {module: set(vars(module)) for module in net.modules()}
+    makers = {name: getattr(torch, name) for name in MAKERS}
     try:
+        for name, maker in makers.items():
+            setattr(torch, name, _following(maker))
         yield
     finally:
-        for module, names in before.items():
+        for name, maker in makers.items():
+            setattr(torch, name, maker)
+        for module, names in attributes.items():
             for name in set(vars(module)) - names:
                 delattr(module, name)
+
+
+def _following(maker: Callable) -> Callable:
+    def make(*args: Any, **kwargs: Any) -> Any:
+        found: list[fx.Proxy] = []
+        fx.node.map_aggregate((args, kwargs), lambda a: found.append(a) if isinstance(a, fx.Proxy) else None)
+        return found[0].tracer.create_proxy("call_function", maker, args, kwargs) if found else maker(*args, **kwargs)
+    return make
 
 
 class Recorder(fx.Tracer):
@@ -181,13 +196,16 @@ class Recorder(fx.Tracer):
             value = self.book.record(m, path, known_args, known_kwargs)
         except Exception as error:                                # raises again where it does not run at all
             value = self._quietly(forward, *unwrapped(known_args), **unwrapped(known_kwargs))
-            self.book.closed[path] = reason(m, error)
+            self.book.closed[path] = error
         self.returned = Known(value)
         return self._apart(self.create_proxy("call_module", target, args, kwargs), Known(value))
 
     def _meet(self, m: nn.Module, target: str, path: str, args: tuple, kwargs: dict) -> None:
         """Notes a layer: one of torch's modules, or a subclass that does what its base does."""
-        ours = super().is_leaf_module(m, target) or isinstance(m, torch.jit.ScriptModule)
+        if isinstance(m, torch.jit.ScriptModule):
+            self.book.closed[path] = TypeError("its code is scripted")
+            return
+        ours = super().is_leaf_module(m, target)
         kind = "plain" if ours else None
         if isinstance(m, PRODUCERS):
             kind = self._quietly(probe, m, *args, **kwargs)

@@ -131,7 +131,7 @@ def _set_size(node: fx.Node, at: int, count: int) -> None:
     if len(node.args) <= first:
         name = next(n for n in ("shape", "size", "sizes") if n in node.kwargs)
         node.update_kwarg(name, _resized(node, node.kwargs[name], at, count))
-    elif isinstance(node.args[first], tuple | list) or len(node.args) == first + 1 and isinstance(node.args[first], fx.Node):
+    elif isinstance(sizes := node.args[first], tuple | list | fx.Node) and len(node.args) == first + 1:
         node.update_arg(first, _resized(node, sizes, at, count))
     else:                                                         # x.view(2, 3)
         node.update_arg(first + at, count)

@@ -29,8 +29,9 @@ def silence(net: nn.Module, plan: Plan) -> nn.Module:
     that does not fit the net.
     """
     traced(net).keep(plan)                                        # before the copy: a bad plan costs nothing
-    net = copy.deepcopy(net)
-    mute(net, plan)
+    with folds(net):
+        net = copy.deepcopy(net)
+    _silence(net, plan)
     return net
 
 
@@ -38,13 +39,23 @@ def silence(net: nn.Module, plan: Plan) -> nn.Module:
 def silenced(net: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     """As `silence`, but in place while the block lasts: many plans, one after the other, need no copy of the net.
     Afterwards every weight has its old bits again, also where the block raises."""
-    before, layers = [], fold(net)
+    before = []
+    with folds(net):
+        try:
+            before = _silence(net, plan)
+            yield net
+        finally:
+            for tensor, dim, gone, values in reversed(before):
+                tensor.index_copy_(dim, gone, values)
+
+
+@contextmanager
+def folds(net: nn.Module) -> Iterator[None]:
+    """`fold`, while the block lasts."""
+    layers = fold(net)
     try:
-        before = _silence(net, plan)
-        yield net
+        yield
     finally:
-        for tensor, dim, gone, values in reversed(before):
-            tensor.index_copy_(dim, gone, values)
         for parent, name, layer in layers:
             setattr(parent, name, layer)
 
@@ -92,8 +103,8 @@ def remove(net: nn.Module, plan: Plan, check: bool = True) -> nn.Module:
     """
     trace = traced(net)
     keep = trace.keep(plan)
-    smaller = copy.deepcopy(net)
-    fold(smaller)
+    with folds(net):
+        smaller = copy.deepcopy(net)
     for (name, axis), atoms in trace.axes.items():
         stay = kept(atoms, keep)
         if not stay.all():

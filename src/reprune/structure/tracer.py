@@ -18,9 +18,9 @@ from reprune.errors import UserError
 from reprune.structure.examples import arguments, copied, why_not
 from reprune.structure.labels import PROTECTED, Call, Ledger, Spread, along
 from reprune.structure.layers import NORMS, PRODUCERS, TRANSPOSED, Watch, module_groups, owner
-from reprune.structure.operations import Operation, Operations, canonical, operation_name
+from reprune.structure.operations import MAKERS, RULES, SIZED, Operation, Operations, canonical, operation_name
 from reprune.structure.recorder import Book, record
-from reprune.structure.values import has_tensor, mapped
+from reprune.structure.values import NotFollowed, has_tensor, mapped, reason
 from reprune.structure.views import STEPS
 
 STEPS = {canonical(name) for name in STEPS}
@@ -91,11 +91,9 @@ class LabelRun(Operations):
         if not has_tensor(value) and name != "setitem":
             return self.counted(node, name, value)
         read = [self.labels[n] for n in node.all_input_nodes if has_tensor(self.env[n])]
-        sized = name in ("view", "reshape", "unflatten", "expand", "broadcastto", "newzeros", "newones", "newfull",
-                         "newempty", "getitem", "split", "chunk", "conv2d")
-        if not sized or not read:
+        if RULES.get(name) not in SIZED:
             self.keep_counts([self.labels[n] for n in node.all_input_nodes])
-        if not read:                                              # constants
+        if not read and name not in MAKERS:                       # constants
             return labels_like(value, protected)
         arguments = (fx.node.map_arg(a, self._label_or_value) for a in (node.args, node.kwargs))
         operation = Operation(node, *arguments, value)
@@ -162,11 +160,11 @@ class LabelRun(Operations):
 
     def _closed(self, name: str, module: nn.Module, op: Operation) -> Any:
         """Code that cannot be followed. Without state, and one channel like the other, it may be an activation."""
-        labels, value = op.labels, op.value
-        if not module.state_dict() and isinstance(value, Tensor) and isinstance(labels, Tensor) \
+        labels, value, error = op.labels, op.value, self.book.closed[name]
+        if not isinstance(error, NotFollowed) and not module.state_dict() and isinstance(value, Tensor) and isinstance(labels, Tensor) \
                 and labels.shape == value.shape and along(labels, 1) is not None and channelwise(module, value):
             return labels
-        self.ledger.warn_kept(f"{name} cannot be followed, {self.book.closed[name]}")
+        self.ledger.warn_kept(f"{name} cannot be followed, {reason(module, error)}")
         return None
 
     def _filters(self, name: str, module: nn.Module, op: Operation) -> Tensor:
@@ -224,11 +222,11 @@ def tied_modules(net: nn.Module) -> set[str]:
 
 def channelwise(module: nn.Module, value: Tensor) -> bool:
     """Whether a module does to some channels what it does to them among all others."""
-    x = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
-    some = torch.arange(0, value.shape[1], 2)
+    some, generator = torch.arange(0, value.shape[1], 2), torch.Generator().manual_seed(0)
+    images = [torch.randn(value.shape, generator=generator) * 3 for _ in range(4)]
     with torch.no_grad():
         try:
-            return torch.equal(module(x.clone())[:, some], module(x[:, some].clone()))
+            return all(torch.equal(module(x.clone())[:, some], module(x[:, some].clone())) for x in images)
         except Exception:                                         # whatever its code makes of it
             return False
 

@@ -117,7 +117,8 @@ class Views(Sizes):
         return self._grown(op, op.labels, self._sizes(op.node, op.value.dim()))
 
     def _made(self, op: Any) -> Tensor | None:
-        return self._grown(op, torch.full([1] * op.value.dim(), PROTECTED), self._sizes(op.node, op.value.dim()))
+        return self._grown(op, torch.full([1] * op.value.dim(), PROTECTED), self._sizes(
+            op.node, op.value.dim(), int(op.node.op == "call_method")))
 
     def _grown(self, op: Any, labels: Tensor, sizes: list) -> Tensor | None:
         """A dim of one value becomes one of as many channels as another tensor has, or as the code says."""
