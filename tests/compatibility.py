@@ -3,8 +3,9 @@
     python tests/compatibility.py [--only 'timm/res*'] [--report results/compatibility.md]
 
 Weights are random, batch norm is as after training (`nets.lively`), everything is in float64. Each net and each pruner
-has a process of its own with a time limit. 40 % of the filters of every group go, at random; the smaller net is compared
-with the whole one whose filters are zero. The error is a fraction of the change that a small change of the input makes.
+has a process of its own with a time limit. 40 % of the filters of every group go, at random; the smaller net is
+compared with the whole one whose filters are zero. The error is a fraction of the change that a small change of the
+input makes.
 """
 
 import argparse
@@ -21,8 +22,8 @@ from time import perf_counter
 
 from compatibility_report import write
 
-SIZES = (64, 96, 128, 224, 299)                                   # pixels: the smallest that a net takes
-LIMIT = 240                                                       # seconds of one pruner on one net
+SIZES = (64, 96, 128, 224, 299)         # pixels: the smallest that a net takes
+LIMIT = 240                             # seconds of one pruner on one net
 TIMM = """cs3darknet_focus_s cspdarknet53 cspresnet50 cspresnext50 convnext_atto darknet53 densenetblur121d dla46_c
 dla60_res2net dpn68 eca_nfnet_l0 ecaresnet26t edgenext_xx_small efficientnet_b0 efficientnet_b0_gn efficientnet_es
 efficientnetv2_rw_t ese_vovnet19b_dw fasternet_t0 fbnetc_100 gcresnet33ts gernet_s ghostnet_100 ghostnetv2_100
@@ -78,46 +79,43 @@ def error(net, silent, smaller, x):
     return (difference / signal).item()
 
 
-def ours(net, x):
+def ours(net, x, found):
     import torch
     from nets import random_plan
 
     import reprune
     from reprune.structure.cost import CostTable
 
-    found = {"traced": False}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start = perf_counter()
         groups = reprune.trace(net, x[:1])
-        found |= {"traced": True, "seconds": perf_counter() - start, "groups": len(groups)}
+        found.update(traced=True, seconds=perf_counter() - start, groups=len(groups))
     found["warnings"] = [str(w.message) for w in caught]
     whole, table = reprune.cost(net, x[:1]), CostTable(net)
     removed = torch.tensor([int(.4 * g.size) for g in groups])
     cut, base = table.after(removed), table.plan({})
-    found |= {"params": whole.params, "macs": whole.macs, "params_cut": 1 - cut.params / base.params,
-              "macs_cut": 1 - cut.macs / base.macs}
+    found.update(params=whole.params, macs=whole.macs, params_cut=1 - cut.params / base.params,
+                 macs_cut=1 - cut.macs / base.macs)
     if groups:
         plan = random_plan(net, 0)
         smaller = reprune.remove(net, plan)
         found["error"] = error(net, reprune.silence(net, plan), smaller, x)
         found["cost_known"] = reprune.cost(smaller, x[:1]) == table.plan(plan)
-    return found
 
 
-def theirs(net, x):
+def theirs(net, x, found):
     import torch
     import torch_pruning as tp
     from torch import nn
 
     last = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     heads = [m for m in net.modules() if isinstance(m, nn.Linear) and m.out_features == 1000] or [last]
-    found = {"builds": False}
     params = sum(p.numel() for p in net.parameters())
     macs = tp.utils.count_ops_and_params(net, x[:1])[0]
     start = perf_counter()
     tp.DependencyGraph().build_dependency(net, example_inputs=x[:1])
-    found |= {"seconds": perf_counter() - start, "builds": True}
+    found.update(seconds=perf_counter() - start, builds=True)
     whole, masked = copy.deepcopy(net), copy.deepcopy(net)
     pruner = tp.pruner.BasePruner(net, x[:1], importance=tp.importance.MagnitudeImportance(p=1), pruning_ratio=.4,
                                   ignored_layers=heads)
@@ -126,12 +124,11 @@ def theirs(net, x):
         for dependency, indices in group:
             mask(masked, paths.get(dependency.target.module), dependency.handler.__name__, list(indices), left)
         group.prune()
-    found |= {"prunes": True, "params_cut": 1 - sum(p.numel() for p in net.parameters()) / params}
+    found.update(prunes=True, params_cut=1 - sum(p.numel() for p in net.parameters()) / params)
     with torch.no_grad():
         net(x)
-    found |= {"runs": True, "macs_cut": 1 - tp.utils.count_ops_and_params(net, x[:1])[0] / macs}
+    found.update(runs=True, macs_cut=1 - tp.utils.count_ops_and_params(net, x[:1])[0] / macs)
     found["error"] = error(whole, masked, net, x)
-    return found
 
 
 def mask(net, path, handler, indices, left):
@@ -153,10 +150,10 @@ def mask(net, path, handler, indices, left):
 
 
 def child(name, pruner):
-    """Prints what one pruner does to one net."""
+    """Prints what one pruner has done to one net, also where it has failed."""
     found = {}
     try:
-        found = {"ours": ours, "theirs": theirs}[pruner](*build(name))
+        {"ours": ours, "theirs": theirs}[pruner](*build(name), found)
     except BaseException as failed:                               # whatever a net or a pruner ends in
         found["failed"] = f"{type(failed).__name__}: {' '.join(str(failed).split())[:300]}"
     print("\n" + json.dumps(found))

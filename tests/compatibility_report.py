@@ -31,18 +31,18 @@ def summary(rows):
         these = [r for n, r in rows.items() if n.startswith(library)]
         if these:
             own, other = [r["ours"] for r in these], [r["theirs"] for r in these]
-            counts = (sum(bool(r.get("traced")) for r in own), sum(bool(r.get("groups")) for r in own), sum(map(exact, own)),
-                      sum(bool(r.get("builds")) for r in other), sum(bool(r.get("runs")) for r in other),
-                      sum(map(exact, other)))
-            lines.append(f"| {library} | {len(these)} | " + " | ".join(map(str, counts)) + " |")
+            counts = [len(these), *(sum(bool(r.get(k)) for r in own) for k in ("traced", "groups")),
+                      sum(map(exact, own)), *(sum(bool(r.get(k)) for r in other) for k in ("builds", "runs")), sum(map(exact, other))]
+            lines.append(f"| {library} | " + " | ".join(map(str, counts)) + " |")
     both = [r["ours"]["seconds"] / r["theirs"]["seconds"] for r in rows.values()
             if r["ours"].get("seconds") and r["theirs"].get("seconds")]
     cut = [(r["ours"]["macs_cut"], r["theirs"]["macs_cut"]) for r in rows.values()
            if "macs_cut" in r["ours"] and "macs_cut" in r["theirs"]]
     if both:
-        lines += ["", f"Seconds to trace, beside a dependency graph of torch-pruning: median {statistics.median(both):.2f} "
-                      f"times, worst {max(both):.2f} times. MACs that go where both prune: mean "
-                      f"{100 * statistics.mean(a for a, _ in cut):.0f} % and {100 * statistics.mean(b for _, b in cut):.0f} %."]
+        mine, peer = (100 * statistics.mean(pair[i] for pair in cut) for i in (0, 1))
+        lines += ["", "Seconds to trace, beside a dependency graph of torch-pruning: median "
+                      f"{statistics.median(both):.2f} times, worst {max(both):.2f} times. MACs that go where both "
+                      f"prune: mean {mine:.0f} % and {peer:.0f} %."]
     return lines
 
 

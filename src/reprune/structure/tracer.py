@@ -161,8 +161,9 @@ class LabelRun(Operations):
     def _closed(self, name: str, module: nn.Module, op: Operation) -> Any:
         """Code that cannot be followed. Without state, and one channel like the other, it may be an activation."""
         labels, value, error = op.labels, op.value, self.book.closed[name]
-        if not isinstance(error, NotFollowed) and not module.state_dict() and isinstance(value, Tensor) and isinstance(labels, Tensor) \
-                and labels.shape == value.shape and along(labels, 1) is not None and channelwise(module, value):
+        same = isinstance(value, Tensor) and isinstance(labels, Tensor) and labels.shape == value.shape
+        if same and not isinstance(error, NotFollowed) and not module.state_dict() and along(labels, 1) is not None \
+                and channelwise(module, value):
             return labels
         self.ledger.warn_kept(f"{name} cannot be followed, {reason(module, error)}")
         return None
