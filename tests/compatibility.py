@@ -31,7 +31,7 @@ hardcorenas_a hgnetv2_b0 hrnet_w18_small inception_next_atto inception_resnet_v2
 legacy_seresnet18 mixnet_s mnasnet_100 mobilenetv3_large_100 mobilenetv4_conv_small mobileone_s0 nf_regnet_b0
 nf_resnet26 nfnet_l0 poolformer_s12 regnety_002 regnetz_005 repghostnet_050 repvgg_a0 repvit_m0_9 res2net50_26w_4s
 resnest14d resnet10t resnetaa34d resnetblur18 resnetv2_50 rexnet_100 selecsls42 seresnext26d_32x4d skresnet18
-starnet_s050 tinynet_e tresnet_m vovnet39a xception41""".split()
+starnet_s050 tinynet_e tresnet_m vovnet39a xception41"""
 
 
 def names():
@@ -41,7 +41,7 @@ def names():
     for name in torchvision.models.list_models(module=torchvision.models):
         if not name.startswith(("vit", "swin", "maxvit")) and name not in seen:
             found.append(f"torchvision/{name}")
-    return found + [f"timm/{name}" for name in TIMM]
+    return found + [f"timm/{name}" for name in TIMM.split()]
 
 
 def build(name):

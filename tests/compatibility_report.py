@@ -32,7 +32,8 @@ def summary(rows):
         if these:
             own, other = [r["ours"] for r in these], [r["theirs"] for r in these]
             counts = [len(these), *(sum(bool(r.get(k)) for r in own) for k in ("traced", "groups")),
-                      sum(map(exact, own)), *(sum(bool(r.get(k)) for r in other) for k in ("builds", "runs")), sum(map(exact, other))]
+                      sum(map(exact, own)), *(sum(bool(r.get(k)) for r in other) for k in ("builds", "runs")),
+                      sum(map(exact, other))]
             lines.append(f"| {library} | " + " | ".join(map(str, counts)) + " |")
     both = [r["ours"]["seconds"] / r["theirs"]["seconds"] for r in rows.values()
             if r["ours"].get("seconds") and r["theirs"].get("seconds")]
@@ -61,7 +62,7 @@ def line(name, row):
 def write(rows, path):
     rows = dict(sorted(rows.items(), key=lambda r: (r[0].startswith("timm"), r[0])))
     n_timm = sum(n.startswith("timm") for n in rows)
-    table = ["| net | groups | params cut | MACs cut | error | s | torch-pruning: MACs cut | error | s | kept, and why |",
+    table = ["| net | groups | params cut | MACs cut | error | s | torch-pruning: MACs cut | error | s | kept |",
              "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|"]
     table += [line(n.removeprefix("torchvision/"), r) for n, r in rows.items()]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,14 @@ class Value(fx.Proxy):
     def __contains__(self, key: Any) -> bool:
         return key in self._value()
 
+    def __radd__(self, other: Any) -> Any:
+        if not isinstance(other, list):
+            return super().__radd__(other)
+        if isinstance(self._value(), list):
+            return other + list(self)
+        other.extend(self)                                        # `parts += x.split(2)`: lists know no other sum
+        return other
+
     def __index__(self) -> int:
         return operator.index(self.tracer.ask(self.node))
 
