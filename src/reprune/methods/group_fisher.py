@@ -15,6 +15,8 @@ trained.
 A filter goes by being silenced for good; those are removed after training. If training ends before the budget is met,
 the rest goes at once, by (1) on images drawn from the training set: give it enough epochs.
 
+Needs: images, labels, gradients, training.
+
 Deviations: the learning rates, and all of a use on CIFAR, are a reconstruction (recipe liu2021). Layers are grouped by
 channels and not by their parents, which differs behind a concatenation. In (macs) a filter that its own layer reads is
 not counted twice. Once the budget is met, training goes on to the end of the recipe.

@@ -85,6 +85,32 @@ def accuracy(data: dict) -> Figure:
     return figure
 
 
+def budgets(data: dict) -> Figure:
+    """panels: title, lines [{series, points [(kept, top1, std or None)]}]"""
+    across = min(len(data["panels"]), 3)
+    down = -(-len(data["panels"]) // across)
+    figure = Figure(figsize=(PAGE, 2.6 * down + 0.9), layout="constrained")
+    grid, named = list(figure.subplots(down, across, sharey=True, squeeze=False).flat), set()
+    for axes, panel in itertools.zip_longest(grid, data["panels"]):
+        if panel is None:
+            axes.set_axis_off()
+            continue
+        for line in panel["lines"]:
+            (colour, marker), name = style(line["series"]), line["series"]
+            kept, top1, std = np.array(line["points"], float).T
+            axes.errorbar(kept, np.maximum(100 - top1, 0.01), std, color=colour, marker=marker, markersize=4,
+                          linewidth=0.8, elinewidth=0.8, label="_" * (name in named) + name,
+                          zorder=4 if name == "random" else 3)
+            named.add(name)
+        axes.set_title(folded(panel["title"], 30))
+        axes.invert_xaxis()
+    by_error(grid[0])
+    figure.supxlabel("MACs kept, %")
+    figure.supylabel("top-1, % (log of the error)")
+    figure.legend(loc="outside lower center", ncols=6, handlelength=1.6)
+    return figure
+
+
 def limits(kept: list[float]) -> tuple[float, float]:
     """Of the x axis: up to 100 %; where all points keep about as much, 4 % around them, else they were one column."""
     low, high = min(kept), max(kept)
@@ -229,4 +255,5 @@ def seconds(data: dict) -> Figure:
     return figure
 
 
-KINDS = {"accuracy": accuracy, "widths": widths, "norms": norms, "curves": curves, "seconds": seconds}
+KINDS = {"accuracy": accuracy, "budgets": budgets, "widths": widths, "norms": norms, "curves": curves,
+         "seconds": seconds}
