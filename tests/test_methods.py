@@ -1,5 +1,6 @@
 """What every criterion must satisfy, whatever its formula."""
 
+import ast
 import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from reprune.models import build
 from reprune.pipeline import allocate, run
 from reprune.pruning import Global
 from reprune.pruning.probe import Probe
+from reprune.results.render.gallery import parts
 from reprune.structure.groups import trace
 from reprune.structure.surgery import remove, zero_filters
 
@@ -279,3 +281,12 @@ def test_a_probe_reads_held_out_images_and_never_the_test_set(configure, monkeyp
     assert probe.accuracy({}) == evaluate(probe.net, data.val(50))[1]
     assert probe.accuracy({group.name: keep}) == evaluate(smaller, data.val(50))[1]
     assert probe.loss({group.name: keep}, 60) == pytest.approx(evaluate(smaller, data.plain(50, 0, 60))[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_says_what_it_needs_and_where_it_deviates(method):
+    file = CONF.parents[1] / f"src/reprune/methods/{method}.py"
+    said = parts(ast.get_docstring(ast.parse(file.read_text())))
+    assert said["title"] and said["needs"] and said["deviations"] and (said["citation"] or method == "random")
+    needs = {need for clause in said["needs"].split(";") for need in clause.strip().split(", ")}
+    assert needs & {"nothing", "weights", "images", "labels", "gradients", "training"}
