@@ -122,9 +122,9 @@ class Run:
         done = stage.found()
         if done is None:
             net = copy.deepcopy(baseline)
-            facts = self.train(net, "sparse", "sparse", stage, baseline, self.method.penalties,
+            facts = self.train(net, "sparse", "sparse", stage, baseline, penalties=self.method.penalties,
                                during=self.method.during)
-            done = stage.keep(net, {**facts, "group_norms": group_norms(self.look(net))})
+            done = stage.keep(net, {**facts, "group_norms": group_norms(net)})
         net, facts = self.ended("sparse", *done)
         if self.method.prunes and facts["epochs"]:
             weights = [f"method.penalties.{name}.weight" for name in self.method.penalties]
@@ -174,21 +174,17 @@ class Run:
             net, tested = copy.deepcopy(before), TestCurve(self.data, self.cfg.recipe.eval_batch_size)
             part = "recover" if turn.last or "between" not in self.cfg.recipe else "between"
             penalties = self.method.recover_penalties if turn.last else self.method.between_penalties
-            facts = self.train(net, name, part, stage, baseline, penalties, epochs=turn.epochs, batches=turn.batches,
+            facts = self.train(net, name, part, stage, baseline, penalties=penalties, epochs=turn.epochs,
+                               batches=turn.batches,
                                callbacks=[tested] * (self.cfg.recipe.test_every_epoch and turn.last))
             done = stage.keep(net, {**facts, "top1_per_epoch": tested.top1})
         return self.ended("recover", *done)
 
     def train(self, net: nn.Module, name: str, part: str, stage: Stage, baseline: nn.Module | None = None,
-              penalties: Mapping[str, Any] | None = None, batches: int | None = None,
               callbacks: Sequence[pl.Callback] = (), **more: Any) -> dict:
         """Trains `net` by a part of the recipe; penalties may learn from the baseline. more: of `fit`. -> facts"""
-        cfg = copy.deepcopy(self.cfg)
-        if batches is not None:
-            OmegaConf.update(cfg, "trainer.limit_train_batches", batches, force_add=True)
-        facts = fit(net, self.data, cfg, name, part, penalties=penalties, teacher=baseline, unfinished=stage.unfinished,
-                    callbacks=[*self.logger.stage(name), AfterStep(), *callbacks], **more)
-        return facts if batches is None else {**facts, "epochs": 0}               # no whole one
+        return fit(net, self.data, self.cfg, name, part, teacher=baseline, unfinished=stage.unfinished,
+                   callbacks=[*self.logger.stage(name), AfterStep(), *callbacks], **more)
 
     def ended(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
         """A stage that has ended, in this attempt or in an earlier one."""

@@ -174,8 +174,8 @@ class Loaders(pl.LightningDataModule):
 
 def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, epochs: int | None = None,
         penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None,
-        during: During | None = None, callbacks: Sequence[pl.Callback] = (),
-        unfinished: Path | None = None) -> dict[str, Any]:
+        during: During | None = None, callbacks: Sequence[pl.Callback] = (), unfinished: Path | None = None,
+        batches: int | None = None) -> dict[str, Any]:
     """Trains `net` in place by one part (baseline, sparse, between, recover) of the recipe. -> facts: the epochs run,
     their curve, the seconds they took, how many of these `earlier` attempts took, which were cut off, and what `during`
     has learned for criteria ("carried")
@@ -183,6 +183,7 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
     teacher: the unpruned net, for penalties that need one.
     unfinished: where it leaves checkpoints, and goes on from the one an earlier attempt has left.
+    batches: of an epoch, at most; it counts as none then.
     """
     recipe, seed, during, carried = planned(cfg, part, epochs), derive(cfg.seed, stage), during or During(), {}
     epochs, penalties = recipe.epochs, {**(penalties or {}), **during.penalties}
@@ -201,11 +202,12 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
                                 recorder=recorder(cfg, device(cfg)),
                                 compiled=Compiled(net) if cfg.speed.compile else None)
             train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [Threads(), curve, *callbacks, during],
-                  unfinished)
+                  unfinished, **({} if batches is None else {"limit_train_batches": batches}))
             carried = during.finish(net.to(device(cfg)))
         net.to(device(cfg)).zero_grad()                           # gradients would be kept, and saved, for nothing
     seconds = earlier + time.perf_counter() - started
-    return {"epochs": epochs, "curve": curve.means, "seconds": seconds, "earlier": earlier, "carried": carried}
+    return {"epochs": epochs if batches is None else 0, "curve": curve.means, "seconds": seconds, "earlier": earlier,
+            "carried": carried}
 
 
 def planned(cfg: DictConfig, part: str, epochs: int | None) -> DictConfig:
@@ -222,15 +224,15 @@ def planned(cfg: DictConfig, part: str, epochs: int | None) -> DictConfig:
 
 
 def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epochs: int,
-          callbacks: Sequence[pl.Callback], unfinished: Path | None) -> None:
-    """By Lightning, from the checkpoint on if there is one."""
+          callbacks: Sequence[pl.Callback], unfinished: Path | None, **options: Any) -> None:
+    """By Lightning, from the checkpoint on if there is one. options: of its trainer, beside those of `cfg`"""
     saving = [] if unfinished is None else [Unfinished(unfinished)]
     keep_memory(device(cfg))
     going_on = bool(saving) and unfinished.is_file()              # the store has looked whether it is whole
     trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=False, callbacks=[*callbacks, *saving],
                           sync_batchnorm=device(cfg) == "cuda" and cfg.trainer.get("sync_batchnorm", False),
                           plugins=[LightningEnvironment(),        # a job of a cluster is one process to Lightning too
-                                   WholeFile()])
+                                   WholeFile()], **options)
     print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}" + ", going on where it was cut off" * going_on)
     try:
         trainer.fit(module, loaders, ckpt_path=unfinished if going_on else None)
