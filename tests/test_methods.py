@@ -24,7 +24,7 @@ from reprune.structure.groups import trace
 from reprune.structure.surgery import remove, zero_filters
 
 CONF = Path(__file__).resolve().parent.parent / "conf/method"
-METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - {"baseline"})
+METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - {"baseline", "manidp"})        # these remove no filter
 
 
 def small_net() -> nn.Sequential:
@@ -38,11 +38,14 @@ def small_net() -> nn.Sequential:
 
 
 def look(net: nn.Module, example: torch.Tensor) -> Probe:
-    """With eight random images, for criteria that look at some; of a contrast that wakes every filter."""
+    """With eight random images, for criteria that look at some; of a contrast that wakes every filter. For those that
+    read what training has learned: the norms of the filters."""
     x = 5 * torch.randn(8, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     data = SimpleNamespace(name="eight", parts=SimpleNamespace(train=range(8), val=range(8)),
                            plain=lambda *_: [(x, torch.arange(8) % 4)], val=lambda *_: [(x, torch.arange(8) % 4)])
-    return Probe(net, example, data)
+    probe = Probe(net, example, data)
+    probe.carried = {"learned": {g.name: sum(w.norm(dim=1) for w in g.filters(net)).tolist() for g in probe.groups}}
+    return probe
 
 
 def criterion(method: str, configure):

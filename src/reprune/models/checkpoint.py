@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from reprune import models
 from reprune.errors import UserError
 from reprune.files import replacing
+from reprune.models.dynamic import gate
 from reprune.models.header import FLOATS, FORMAT, Held, parse, read, read_header
 from reprune.structure.groups import FilterGroup, Plan, trace
 from reprune.structure.notes import notes
@@ -48,7 +49,8 @@ def save(net: nn.Module, path: str | Path, model: dict | None = None,
                         "or builder=, the function or class that makes it, with its arguments as model=")
     plans = [{g: _indices(~mask) for g, mask in plan.items() if not mask.all()} for plan in history]
     header = json.dumps({"format": FORMAT, "model": {**model, "weights": None}, "channels_last": _is_channels_last(net),
-                         "input_shape": notes(net).get("input_shape", ()), "history": [p for p in plans if p]})
+                         "input_shape": notes(net).get("input_shape", ()), "history": [p for p in plans if p],
+                         **{name: what for name, what in notes(net).items() if name == "gates"}})
     try:
         parse(header)
     except ValueError as error:
@@ -92,6 +94,8 @@ def _described(header: dict, held: Held, builder: Callable[..., nn.Module] | Non
     """The pruned net on the meta device. Raises ValueError where it does not have the tensors that the file holds."""
     with _Weightless():
         net = models.build({**header["model"], "weights": None}, builder)        # a header names no other files to read
+        if gates := header.get("gates"):
+            gate(net, **gates)
     net.to("meta")
     _check_room(net, held, header["history"])
     example = torch.empty(1, *header["input_shape"], device="meta")

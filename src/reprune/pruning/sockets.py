@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from reprune.errors import UserError
+from reprune.pruning.during import During
+from reprune.pruning.silencing import PruningCallback
 from reprune.structure.groups import FilterGroup, Plan
 
 if TYPE_CHECKING:
@@ -98,16 +100,6 @@ class Transform(Protocol):
     def __call__(self, net: nn.Module, probe: Probe) -> nn.Module: ...
 
 
-class During(Protocol):
-    """Takes filters away while the net trains sparse."""
-
-    def check(self, method: Method) -> None:
-        """Raises UserError where it does not go with the other sockets; before anything trains."""
-
-    def callback(self, view: Mapping[str, Any]) -> Any:
-        """-> one of Lightning's, for that stage. view: what a `Probe` has beside the net."""
-
-
 class Rounds(Protocol):
     """One shot, n steps with a rising rate, layer by layer."""
 
@@ -126,7 +118,7 @@ class Method:
     search: Search | None = None                                              # null: the filters with the lowest scores
     penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
-    during: During | None = None                                              # filters that go meanwhile
+    during: During | None = None                                              # what else happens meanwhile
     silence_layers: bool = False              # each layer its own filters, until the last time; False: coupled together
     silence_gradients: bool = False           # of silenced filters, until the next soft pruning
     repair: Mapping[str, Transform] = field(default_factory=dict)             # right after surgery, one after the other
@@ -141,19 +133,21 @@ class Method:
         self.recover_penalties = self.recover_penalties or {}
         if self.between_penalties is None:
             self.between_penalties = self.recover_penalties
+        if self.silence_every > 0 and self.during is not None:
+            raise UserError(f"method {self.name!r}: give either silence_every or during")
+        self.during = PruningCallback(self) if self.silence_every > 0 else self.during or During()
 
     def check(self, probe: Probe) -> None:
-        """Raises UserError where it cannot prune this net with these images; before anything trains."""
-        groups = self.allocation.candidates(probe)
-        for part in (self.criterion, *self.penalties.values(), *self.repair.values()):
+        """Raises UserError where it cannot serve this net with these images; before anything trains."""
+        groups = self.allocation.candidates(probe) if self.prunes else probe.groups
+        chosen = (self.criterion, *self.repair.values()) if self.prunes else ()
+        for part in (self.during, *self.penalties.values(), *chosen):
             if hasattr(part, "check"):
                 part.check(groups, probe)
-        if self.silence_layers:
+        if self.silence_layers and self.prunes:
             layers = probe.by_layer()
             self.allocation({g.name: torch.zeros(g.size) for g in layers.groups}, layers)
-        if self.during is not None:
-            self.during.check(self)
 
     @property
     def trains_sparse(self) -> bool:
-        return bool(self.penalties) or self.silence_every > 0 or self.during is not None
+        return bool(self.penalties) or type(self.during) is not During

@@ -169,7 +169,7 @@ def numbers(record: dict) -> dict[str, Any]:
     base, pruned, widths = record["baseline"], record["pruned"], record["widths"].values()
     flat = {f"{part}/{k}": v for part in ("baseline", "sparse", "pruned", "epochs", "seconds")
             for k, v in record.get(part, {}).items()}
-    drops = {f"{k}_drop": 100 * (1 - pruned[k] / base[k]) for k in ("params", "macs")}
+    drops = {f"{k}_drop": 100 * (1 - pruned.get(f"{k}_mean", pruned[k]) / base[k]) for k in ("params", "macs")}
     drops["filters_drop"] = 100 * (1 - sum(after for _, after in widths) / max(sum(before for before, _ in widths), 1))
     claim = {}
     with suppress(UserError):                                     # a bad claim: the tables tell

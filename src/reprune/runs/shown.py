@@ -32,8 +32,9 @@ def show(record: dict, folder: Path) -> None:
         change = f"{sparse['top1'] - base['top1']:+.2f}"
         table.add_row("top-1 % after sparse training", "", f"{sparse['top1']:.2f}", change)
     table.add_row("top-1 % before recovery", "", f"{pruned['top1_before_recovery']:.2f}", "")
-    for name, of, form in (("parameters", "params", ","), ("MACs", "macs", ","), ("latency ms", "latency_ms", ".2f"),
-                           ("peak activations MiB", "peak_memory_mib", ".1f")):
+    base, dynamic = {"macs_mean": base["macs"], **base}, [("MACs, mean", "macs_mean", ",")] * ("macs_mean" in pruned)
+    for name, of, form in (("parameters", "params", ","), ("MACs", "macs", ","), *dynamic,
+                           ("latency ms", "latency_ms", ".2f"), ("peak activations MiB", "peak_memory_mib", ".1f")):
         change = f"{100 * (pruned[of] / base[of] - 1):+.1f} %"
         if of == "latency_ms":
             name += f" (batch {at['batch_size']}, {at['device']}, {at['threads']} threads)"

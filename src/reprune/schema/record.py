@@ -34,6 +34,7 @@ class Sparse(Part):
 
 
 class Pruned(Net):
+    macs_mean: Positive | None = None                       # of a dynamic net, over the test images; macs: all it has
     top1_best: Percent | None = None                        # of all epochs of recovery
     top1_before_recovery: Percent | None = None
     val_top1: Percent | None = None                         # on held-out images
