@@ -145,7 +145,7 @@ class Method:
     def check(self, probe: Probe) -> None:
         """Raises UserError where it cannot prune this net with these images; before anything trains."""
         groups = self.allocation.candidates(probe)
-        for part in (self.criterion, *self.penalties.values(), *self.repair.values()):
+        for part in (self.criterion, self.allocation, self.search, *self.penalties.values(), *self.repair.values()):
             if hasattr(part, "check"):
                 part.check(groups, probe)
         if self.silence_layers:
