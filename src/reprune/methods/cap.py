@@ -33,10 +33,10 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.methods.moments import bias_place, tensor_at
-from reprune.methods.output_error import Reader, check_read, cut, dense, places, watch, weights
+from reprune.methods.output_error import Reader, check_read, cut, put, read, weights
 from reprune.pruning.probe import Probe
 from reprune.pruning.sockets import Criterion, Scores
-from reprune.structure.groups import FilterGroup, Slice, kept, traced
+from reprune.structure.groups import FilterGroup, Slice
 
 TINY = 1e-20                            # in place of a variance that is not positive
 
@@ -161,13 +161,9 @@ class Ranking(Criterion):
         """Of each group, in every layer that reads it and has run: where, Sigma [d, d], mu [d]"""
         memo = probe.memo.setdefault(("cap", self.share, self.points, self.eps), {})
         if missing := [g for g in groups if g.name not in memo]:
-            generator, n = probe.generator(), max(1, int(self.share * len(probe.data.parts.train)))
-            found = {g.name: [_Statistics(probe.net.get_submodule(s.module), s, self.points, generator)
-                              for s in dense(g, probe.net)] for g in missing}
-            hooks = [r.module.register_forward_pre_hook(r) for some in found.values() for r in some]
-            watch([probe.net], hooks, n, probe)
-            memo |= {name: [(r.where, *self.moments(r, probe.net)) for r in some if r.rows]
-                     for name, some in found.items()}
+            n = max(1, int(self.share * len(probe.data.parts.train)))
+            memo |= {name: [(r.where, *self.moments(r, probe.net)) for r in some]
+                     for name, some in read(missing, probe, _Statistics, self.points, n).items()}
         return memo
 
     def moments(self, reader: Reader, net: nn.Module) -> tuple[Tensor, Tensor]:
@@ -198,10 +194,7 @@ class Compensate:
         plan, groups = cut(net, probe)
         for group in groups:
             for where, w, shift in self.refitted(groups, group, plan[group.name], probe):
-                layer, place = net.get_submodule(where.module), bias_place(probe.net, where.module)
-                out = kept(traced(probe.net).axes[where.module, "out"], traced(probe.net).keep(plan))
-                at = places(where, plan[group.name], plan, probe.net).flatten()
-                layer.weight[:, at] = w[out].reshape(-1, len(at), *layer.weight.shape[2:]).to(layer.weight)
+                out, place = put(w, where, plan, plan[group.name], net, probe.net), bias_place(probe.net, where.module)
                 if place is not None:
                     tensor = tensor_at(net, place[0])
                     tensor += place[1] * shift[out].to(tensor)
