@@ -112,7 +112,7 @@ def test_a_score_that_is_no_number_names_the_group_and_the_criterion(method, con
         score(probe.groups, probe)
 
 
-@pytest.mark.parametrize("method", ["l1", "hgsr", "sfp", "l1std", "ga", "thinet", "lasso"])
+@pytest.mark.parametrize("method", ["l1", "hgsr", "sfp", "l1std", "ga", "thinet", "lasso", "cap"])
 def test_filters_that_are_zero_come_last(method, configure):
     net, example = small_net(), torch.zeros(1, 3, 12, 12)
     trace(net, example)

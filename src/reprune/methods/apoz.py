@@ -57,8 +57,7 @@ class APoZ(Criterion):
         self.n_examples = n_examples
 
     def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
-        if not len(probe.data.parts.val):
-            raise UserError(f"apoz: dataset {probe.data.name} holds no images out; set dataset.val_size (now 0)")
+        probe.check_held_out("apoz")
         with eval_mode(probe.net):
             maps = Maps(probe.net, groups, lambda node, value: None)
         for name, places in maps.places.items():

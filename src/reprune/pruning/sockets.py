@@ -140,7 +140,7 @@ class Method:
     def check(self, probe: Probe) -> None:
         """Raises UserError where it cannot serve this net with these images; before anything trains."""
         groups = self.allocation.candidates(probe) if self.prunes else probe.groups
-        chosen = (self.criterion, *self.repair.values()) if self.prunes else ()
+        chosen = (self.criterion, self.allocation, self.search, *self.repair.values()) if self.prunes else ()
         for part in (self.during, *self.penalties.values(), *chosen):
             if hasattr(part, "check"):
                 part.check(groups, probe)
