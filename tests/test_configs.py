@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from reprune import models
+from reprune.runs.compose import composing
 from reprune.runs.store import baseline_key, resolved
 from reprune.sweeps.cells import expand
 
@@ -32,13 +32,24 @@ def test_every_choice_of_a_group_composes(group, configure):
         assert config["seed"] == 0
 
 
-@pytest.mark.parametrize("method", options("method"))
-def test_every_method_fills_its_sockets_with_every_allocation_and_rounds(method, configure):
-    pairs = [("uniform", "one_shot")] if method in UNPRUNED else [
-        (a, r) for a, r in zip(options("method/allocation"), cycle(options("method/rounds")), strict=False)]
-    for allocation, rounds in pairs:
-        choices = [] if method in UNPRUNED else [f"method/allocation={allocation}", f"method/rounds={rounds}"]
-        assert instantiate(configure(f"method={method}", *choices).method).name == method
+@pytest.fixture(scope="module")
+def allocations():
+    """Each in a method, which may say more of it: {choice: that method's config}"""
+    with composing(ROOT) as compose:
+        yield {choice: OmegaConf.to_container(compose(["method=random", f"method/allocation={choice}"]).method)
+               for choice in options("method/allocation")}
+
+
+@pytest.mark.parametrize("method", sorted(set(options("method")) - UNPRUNED))
+def test_every_method_fills_its_sockets_with_every_allocation_and_rounds(method, configure, allocations):
+    adds = OmegaConf.load(ROOT / f"conf/method/{method}.yaml").get("allocation", {})
+    for node in allocations.values():
+        filled = OmegaConf.merge({"method": node}, {"method": {"allocation": adds}})
+        assert callable(instantiate(filled.method.allocation))
+    turn, rounds = options("method").index(method), options("method/rounds")
+    choices = [f"method/allocation={list(allocations)[turn % len(allocations)]}",
+               f"method/rounds={rounds[turn % len(rounds)]}"]
+    assert instantiate(configure(f"method={method}", *choices).method).name == method
 
 
 @pytest.mark.parametrize("repair", options("method/repair"))

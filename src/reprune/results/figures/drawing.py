@@ -87,26 +87,17 @@ def accuracy(data: dict) -> Figure:
 
 def budgets(data: dict) -> Figure:
     """panels: title, lines [{series, points [(kept, top1, std or None)]}]"""
-    across = min(len(data["panels"]), 3)
-    down = -(-len(data["panels"]) // across)
-    figure = Figure(figsize=(PAGE, 2.6 * down + 0.9), layout="constrained")
-    grid, named = list(figure.subplots(down, across, sharey=True, squeeze=False).flat), set()
-    for axes, panel in itertools.zip_longest(grid, data["panels"]):
-        if panel is None:
-            axes.set_axis_off()
-            continue
-        for line in panel["lines"]:
-            (colour, marker), name = style(line["series"]), line["series"]
-            kept, top1, std = np.array(line["points"], float).T
+    figure, grid = panels([{**panel, "series": "random"} for panel in data["panels"]], 2.6, "MACs kept, %",
+                          "top-1, % (log of the error)")
+    named: set[str] = set()
+    for axes, panel, _ in grid:
+        for name, points in ((line["series"], line["points"]) for line in panel["lines"]):
+            (colour, marker), (kept, top1, std) = style(name), np.array(points, float).T
             axes.errorbar(kept, np.maximum(100 - top1, 0.01), std, color=colour, marker=marker, markersize=4,
-                          linewidth=0.8, elinewidth=0.8, label="_" * (name in named) + name,
-                          zorder=4 if name == "random" else 3)
+                          linewidth=0.8, label="_" * (name in named) + name, zorder=3 + (name == "random"))
             named.add(name)
-        axes.set_title(folded(panel["title"], 30))
-        axes.invert_xaxis()
-    by_error(grid[0])
-    figure.supxlabel("MACs kept, %")
-    figure.supylabel("top-1, % (log of the error)")
+    grid[0][0].invert_xaxis()                                     # shared
+    by_error(grid[0][0])
     figure.legend(loc="outside lower center", ncols=6, handlelength=1.6)
     return figure
 
