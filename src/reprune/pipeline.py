@@ -25,16 +25,16 @@ from reprune.pruning.sockets import Method
 from reprune.runs.checks import trainable
 from reprune.runs.compose import typed
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import Stopwatch, check_alive, environment, group_norms, measure, threads
+from reprune.runs.measure import Stopwatch, check_alive, coded, environment, group_norms, measure, threads
 from reprune.runs.shown import finished, show
 from reprune.runs.stages import Stage
 from reprune.runs.store import Store
 from reprune.schema import SCHEMA
-from reprune.structure.cost import widths
 from reprune.structure.groups import Plan
 from reprune.structure.surgery import remove
 from reprune.training.callbacks import AfterStep, PruningCallback, TestCurve
 from reprune.training.classifier import derive, device, fit, seeded
+from reprune.training.masking import masked
 from reprune.training.speed import threads_of
 
 
@@ -78,7 +78,11 @@ class Run:
         baseline, trained = self.baseline()
         net, sparse = self.sparse(baseline)
         before, pruned, recovered = self.rounds(baseline, net)
-        measured = self.measure(baseline, net if self.method.trains_sparse else None, before, pruned)
+        with self.watch("measure"):
+            pruned, size = coded(self.method, baseline, pruned, self.store.folder)
+            measured = measure(baseline, net if self.method.trains_sparse else None, before, pruned, self.data,
+                               self.example, self.cfg.measure.batch_size, self.cfg.recipe.eval_batch_size)
+        measured["pruned"] |= size
         record = self.record(trained, sparse, recovered, measured)
         self.store.finish(record, pruned)
         return record
@@ -104,7 +108,7 @@ class Run:
             net = models.build(OmegaConf.to_container(self.cfg.model, resolve=True))
         net = net.to(self.example.device, memory_format=torch.channels_last)
         models.check_task(net, self.example, self.data.classes)
-        if self.method.prunes:
+        if self.method.prunes or self.method.masks:
             self.method.check(self.look(net))
         return net
 
@@ -112,7 +116,7 @@ class Run:
         """Trained on with the method's penalties, or with filters silenced on its schedule, if it has any."""
         if not self.method.trains_sparse:
             return baseline, {"epochs": 0}
-        if self.method.prunes:
+        if self.method.prunes or self.method.masks:
             self.method.check(self.look(baseline))                # which may have been found, and not made
         stage = self.store.stage("sparse")
         done = stage.found()
@@ -121,6 +125,8 @@ class Run:
             silencing = [PruningCallback(self.method, self.view)] if self.method.silence_every else []
             if self.method.during is not None:
                 silencing.append(self.method.during.callback(self.view))
+            if self.method.masks is not None:
+                silencing.append(masked(self.method.masks, self.look(net)))
             facts = self.train(net, "sparse", "sparse", stage, baseline, self.method.penalties, callbacks=silencing)
             done = stage.keep(net, {**facts, "group_norms": group_norms(self.look(net))})
         net, facts = self.ended("sparse", *done)
@@ -198,13 +204,6 @@ class Run:
     def look(self, net: nn.Module, **round: Any) -> Probe:
         """What criteria, allocations and searches may see of a net."""
         return Probe(net, **self.view, **round)
-
-    def measure(self, baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, pruned: nn.Module) -> dict:
-        """What the record says of the nets."""
-        with self.watch("measure"):
-            rows = measure(baseline, sparse, before, pruned, self.data, self.example, self.cfg.measure.batch_size,
-                           self.cfg.recipe.eval_batch_size)
-        return {**rows, "widths": widths(baseline, pruned)}
 
     def record(self, trained: dict, sparse: dict, recovered: dict[str, dict], measured: dict) -> dict:
         """All that a table needs, to be traced back to here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from reprune.errors import UserError
 from reprune.structure.groups import FilterGroup, Plan
 
 if TYPE_CHECKING:
+    from reprune.pruning.masks import WeightMask
     from reprune.pruning.probe import Probe
     from reprune.pruning.rounds import Round
 
@@ -98,6 +100,14 @@ class Transform(Protocol):
     def __call__(self, net: nn.Module, probe: Probe) -> nn.Module: ...
 
 
+class Codec(Protocol):
+    """A net as a file of few bytes, and back: what is measured is the net that the file gives."""
+
+    def encode(self, net: nn.Module, file: Path) -> None: ...
+
+    def decode(self, file: Path) -> nn.Module: ...
+
+
 class During(Protocol):
     """Takes filters away while the net trains sparse."""
 
@@ -132,11 +142,16 @@ class Method:
     repair: Mapping[str, Transform] = field(default_factory=dict)             # right after surgery, one after the other
     recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
     between_penalties: Mapping[str, Penalty] | None = None                    # between rounds; null: the same
+    masks: WeightMask | None = None                                           # single weights that stay zero
+    codec: Codec | None = None                                                # the net that is left, as a small file
     prunes: bool = True                                                       # False: the unpruned control
 
     def __post_init__(self) -> None:
         if self.prunes and not (self.criterion and self.allocation and self.rounds):
             raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
+        if self.prunes and self.masks is not None:
+            raise UserError(f"method {self.name!r}: masks of single weights do not outlive the removal of filters: say "
+                            "prunes: false, or masks: null")
         self.penalties, self.repair = self.penalties or {}, self.repair or {}    # null: none
         self.recover_penalties = self.recover_penalties or {}
         if self.between_penalties is None:
@@ -144,6 +159,9 @@ class Method:
 
     def check(self, probe: Probe) -> None:
         """Raises UserError where it cannot prune this net with these images; before anything trains."""
+        if self.masks is not None:
+            self.masks.check(probe)
+            return
         groups = self.allocation.candidates(probe)
         for part in (self.criterion, *self.penalties.values(), *self.repair.values()):
             if hasattr(part, "check"):
@@ -156,4 +174,5 @@ class Method:
 
     @property
     def trains_sparse(self) -> bool:
-        return bool(self.penalties) or self.silence_every > 0 or self.during is not None
+        return (bool(self.penalties) or self.silence_every > 0 or self.during is not None
+                or self.masks is not None)

@@ -124,5 +124,7 @@ def measured(of: Record) -> dict[str, float | None]:
             "top1_best": pruned.top1_best,
             "seconds": sum(of.seconds.values()) if of.seconds else None,
             "params_baseline": base.params, "params_pruned": pruned.params, "macs_baseline": base.macs,
-            "macs_pruned": pruned.macs, "params_drop": 100 * (1 - pruned.params / base.params),
+            "macs_pruned": pruned.macs, "params_drop": 100 * (1 - pruned.params_left / base.params),
+            "density": pruned.density, "bytes": pruned.bytes, "bits": pruned.bits,
+            "bytes_ratio": pruned.bytes_dense and pruned.bytes and pruned.bytes_dense / pruned.bytes,
             "macs_drop": 100 * (1 - pruned.macs / base.macs)}
