@@ -11,6 +11,7 @@ from test_masks import look, small, steps
 from reprune.methods.deepcomp import Shared, cluster
 from reprune.methods.dns import Surgery
 from reprune.methods.huffman import Huffman, canonical, expand, gaps, lengths
+from reprune.methods.iht import Thresholding
 
 EXAMPLE = torch.zeros(1, 3, 20, 20)
 
@@ -129,6 +130,44 @@ def test_a_share_goes_of_each_layer_or_of_all_or_what_lies_below_a_threshold():
             assert torch.equal(mask.masks[name], size >= limit), (prune, name)
 
 
+def test_thresholding_goes_through_its_phases_and_ends_skinny():
+    """2 rounds in 10 steps: (I) 0 to 1, (II) 2 to 4, (I) 5 to 10. Against phases written out."""
+    net, mask = small(), Thresholding(rate=0.8, rounds=2, skinny=2, dense=3, last=5)
+    mask.start(net, look(net, EXAMPLE))
+    optimizer, woken = None, 0
+    for step in range(10):
+        skinny, rate = (step < 2 or step >= 5), (0.7 if step < 5 else 0.8)
+        for name, weight in mask.weights(net).items():
+            zero = mask.masks[name].logical_not()
+            assert int(zero.sum()) == (int(rate * weight.numel() + 1e-9) if skinny else 0), (step, name)
+            assert not weight[zero].any()
+        if step in (2, 5):
+            masks = {name: m.clone() for name, m in mask.masks.items()}
+            frozen = {name: w.detach().clone() for name, w in mask.weights(net).items()}
+        optimizer = steps(net, mask, 1, optimizer, step, 10)
+        if step == 2:                                             # from zero on, without a momentum
+            woken = sum(int((w != 0)[frozen[name] == 0].sum()) for name, w in mask.weights(net).items())
+            assert woken
+            for name, weight in mask.weights(net).items():
+                asleep = frozen[name] == 0
+                fresh = -0.05 * weight.grad[asleep]
+                assert torch.allclose(weight.detach()[asleep], fresh, rtol=1e-4, atol=1e-7)
+    assert all(torch.equal(mask.masks[name], masks[name]) for name in masks)         # of step 5
+
+
+def test_thresholding_keeps_the_largest_and_reaches_its_rate_in_a_single_step():
+    for scope in ("layer", "global"):
+        net, mask = small(), Thresholding(rate=0.6, scope=scope)
+        mask.start(net, look(net, EXAMPLE))
+        steps(net, mask, 1, of=1)
+        sizes = {name: w.detach().abs().flatten() for name, w in mask.weights(net).items()}
+        zero = {name: int((s == 0).sum()) for name, s in sizes.items()}
+        whole = sum(len(s) for s in sizes.values())
+        if scope == "layer":
+            assert all(zero[name] == int(0.6 * len(s) + 1e-9) for name, s in sizes.items())
+        assert sum(zero.values()) == pytest.approx(0.6 * whole, abs=4)
+
+
 def test_gaps_are_cut_by_fillers_where_they_are_too_long_for_their_bits():
     places, width = [3, 4, 70, 71, 200], 5
     found, real, before = [], [], -1
@@ -174,9 +213,10 @@ def test_a_file_holds_a_prefix_code_as_documented():
 
 @pytest.mark.parametrize(("method", "option"), [
     ("dns", "power=-1"), ("dns", "stop_conv=-1"), ("deepcomp", "rate=1.5"), ("deepcomp", "prune=some"),
-    ("deepcomp", "conv=0"), ("deepcomp", "centroid_rate=-1")])
+    ("deepcomp", "conv=0"), ("deepcomp", "centroid_rate=-1"), ("iht", "rounds=0"),
+    ("iht", "rate=1"), ("iht", "scope=x")])
 def test_a_bad_option_is_told_in_one_line(method, option, configure):
-    with pytest.raises(InstantiationException, match=r"UserError\(.[^\n]*(method\.masks|masks\.prune)[^\n]*\)"):
+    with pytest.raises(InstantiationException, match=r"UserError\(.[^\n]*method\.masks[^\n]*\)"):
         instantiate(configure(f"method={method}", f"method.masks.{option}").method)
 
 

@@ -76,7 +76,7 @@ class Shared(WeightMask):
     def __init__(self, rate: float = 0.9, prune: str = "layer", conv: int = 8, linear: int = 5,
                  share_from: float = 2 / 3, centroid_rate: float = 0.01, skip: Sequence[str] = ()):
         super().__init__(skip)
-        choice("masks.prune", prune, ("layer", "global", "std"))
+        choice("method.masks.prune", prune, ("layer", "global", "std"))
         if not (1 <= conv <= 16 and 1 <= linear <= 16 and 0 <= share_from <= 1 and centroid_rate >= 0):
             raise UserError("method.masks: conv and linear are 1 to 16 bits, share_from a part of the training and "
                             f"centroid_rate at least 0, got {conv}, {linear}, {share_from}, {centroid_rate}")

@@ -1,6 +1,6 @@
 r"""Iterative hard thresholding: skinny and dense phases in turn.      Jin, Yuan, Feng & Yan, 2016, arXiv:1607.05423
 
-    (I)    w <- H_k(w), which keeps the k largest |w| and sets the rest to zero; only those k are trained, for s_1 epochs
+    (I)    w <- H_k(w): the k largest |w| stay, the rest is set to zero; only those k are trained, for s_1 epochs
     (II)   all w are trained, those that were zero from zero on, for s_2 epochs
     k      after round r of R:  (1 - q_r) n,  q_r = q (1 - (1 - r/R)^3);  round R is a last phase (I) of s_3 epochs
 
@@ -8,8 +8,8 @@ r"""Iterative hard thresholding: skinny and dense phases in turn.      Jin, Yuan
 
 Needs: training.
 
-Deviations: known are the two phases, and that the net gets sparser from round to round. The lengths of the phases (10, 10
-and 40 epochs), the sparsity of a round and what k is counted over are a reconstruction. Lengths are parts of the
+Deviations: known are the two phases, and that the net gets sparser from round to round. The lengths of the phases (10,
+10 and 40 epochs), the sparsity of a round and what k is counted over are a reconstruction. Lengths are parts of the
 training, however long the recipe says it is. Batch norm and biases are never thresholded. Dense MACs do not fall.
 """
 
@@ -27,8 +27,8 @@ from reprune.pruning.probe import Probe
 
 
 def phase(done: float, rounds: int, skinny: float, dense: float, last: float) -> tuple[int, bool]:
-    """-> round 1 .. R, and whether it is in phase (I). done: part of the training that is over; skinny, dense, last: the
-    lengths of s_1, s_2, s_3, in any unit
+    """-> round 1 .. R, and whether it is in phase (I). done: part of the training that is over; skinny, dense, last:
+    s_1, s_2, s_3, in any unit
 
     >>> [phase(done / 8, 3, 1, 1, 4) for done in range(6)]
     [(1, True), (1, False), (2, True), (2, False), (3, True), (3, True)]
@@ -65,17 +65,15 @@ class Thresholding(WeightMask):
 
     @torch.no_grad()
     def start(self, net: nn.Module, probe: Probe) -> None:
-        self.threshold(self.weights(net), 1)
+        self.threshold(self.weights(net), *phase(0, self.rounds, *self.lengths))
         self.apply(self.weights(net))
 
     def update(self, weights: Weights, step: int, steps: int) -> None:
-        before, now = (phase(at / steps, self.rounds, *self.lengths) for at in (step - 1, min(step, steps - 1)))
-        if step >= steps and now[0] < self.rounds:                # too few steps to get there
-            now = self.rounds, True
-        if now != before:
+        before, now = (phase(at / steps, self.rounds, *self.lengths) for at in (step - 1, step))
+        if now != before:                                         # at the last step, if not before, to the last phase
             self.threshold(weights, *now)
 
-    def threshold(self, weights: Weights, number: int, skinny: bool = True) -> None:
+    def threshold(self, weights: Weights, number: int, skinny: bool) -> None:
         """The masks of a phase."""
         rate = sparsity(self.rate, number, self.rounds) if skinny else 0.0
         self.masks = strongest({name: weight.detach().abs() for name, weight in weights.items()}, rate, self.scope)
