@@ -15,7 +15,7 @@ from reprune.runs.store import baseline_key, resolved
 from reprune.sweeps.cells import expand
 
 ROOT = Path(__file__).resolve().parent.parent
-UNPRUNED = {"baseline", "manidp"}
+UNPRUNED = {file.stem for file in (ROOT / "conf/method").glob("*.yaml") if "\nprunes: false" in file.read_text()}
 
 
 def options(folder: str) -> list[str]:

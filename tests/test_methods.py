@@ -24,7 +24,7 @@ from reprune.structure.groups import trace
 from reprune.structure.surgery import remove, zero_filters
 
 CONF = Path(__file__).resolve().parent.parent / "conf/method"
-METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - {"baseline", "manidp"})        # these remove no filter
+METHODS = sorted(file.stem for file in CONF.glob("*.yaml") if "\nprunes: false" not in file.read_text())   # filters
 
 
 def small_net() -> nn.Sequential:

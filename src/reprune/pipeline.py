@@ -25,12 +25,11 @@ from reprune.pruning.sockets import Method
 from reprune.runs.checks import trainable
 from reprune.runs.compose import typed
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import Stopwatch, check_alive, environment, group_norms, measure, threads
+from reprune.runs.measure import Stopwatch, check_alive, coded, environment, group_norms, measure, threads
 from reprune.runs.shown import finished, show
 from reprune.runs.stages import Stage
 from reprune.runs.store import Store
 from reprune.schema import SCHEMA
-from reprune.structure.cost import widths
 from reprune.structure.groups import Plan
 from reprune.structure.surgery import remove
 from reprune.training.callbacks import AfterStep, TestCurve
@@ -79,7 +78,11 @@ class Run:
         baseline, trained = self.baseline()
         net, sparse = self.sparse(baseline)
         before, pruned, recovered = self.rounds(baseline, net, sparse.get("carried", {}))
-        measured = self.measure(baseline, net if self.method.trains_sparse else None, before, pruned)
+        with self.watch("measure"):
+            pruned, size = coded(self.method, baseline, pruned, self.store.folder)
+            measured = measure(baseline, net if self.method.trains_sparse else None, before, pruned, self.data,
+                               self.example, self.cfg.measure.batch_size, self.cfg.recipe.eval_batch_size)
+        measured["pruned"] |= size
         record = self.record(trained, sparse, recovered, measured)
         self.store.finish(record, pruned)
         return record
@@ -194,13 +197,6 @@ class Run:
     def look(self, net: nn.Module, **round: Any) -> Probe:
         """What criteria, allocations and searches may see of a net."""
         return Probe(net, **self.view, **round)
-
-    def measure(self, baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, pruned: nn.Module) -> dict:
-        """What the record says of the nets."""
-        with self.watch("measure"):
-            rows = measure(baseline, sparse, before, pruned, self.data, self.example, self.cfg.measure.batch_size,
-                           self.cfg.recipe.eval_batch_size)
-        return {**rows, "widths": widths(baseline, pruned)}
 
     def record(self, trained: dict, sparse: dict, recovered: dict[str, dict], measured: dict) -> dict:
         """All that a table needs, to be traced back to here."""

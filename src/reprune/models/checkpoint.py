@@ -37,6 +37,13 @@ def save(net: nn.Module, path: str | Path, model: dict | None = None,
     Raises UserError where it is unknown, where the file could not be loaded again, or where the disk is full or does
     not take it.
     """
+    header = header_of(net, model, builder)
+    with replacing(Path(path)) as part:
+        save_model(net, str(part), {"reprune": header})
+
+
+def header_of(net: nn.Module, model: dict | None = None, builder: Callable[..., nn.Module] | None = None) -> str:
+    """The header, from which the net can be built again. Raises UserError where it cannot."""
     model, history = model or notes(net).get("model"), notes(net).get("history", [])
     if builder is not None:
         model = {"_target_": f"{builder.__module__}.{builder.__qualname__}", **(model or {})}
@@ -55,8 +62,7 @@ def save(net: nn.Module, path: str | Path, model: dict | None = None,
         parse(header)
     except ValueError as error:
         raise UserError(f"save: a checkpoint cannot describe this {type(net).__name__}: {error}") from error
-    with replacing(Path(path)) as part:
-        save_model(net, str(part), {"reprune": header})
+    return header
 
 
 def load(path: str | Path, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
@@ -92,18 +98,29 @@ class _Weightless(TorchFunctionMode):
 
 def _described(header: dict, held: Held, builder: Callable[..., nn.Module] | None) -> nn.Module:
     """The pruned net on the meta device. Raises ValueError where it does not have the tensors that the file holds."""
+    net = unpruned(header, builder)
+    _check_room(net, held, header["history"])
+    net = cut(net, header)
+    for name, tensor in net.state_dict().items():
+        if list(tensor.shape) != held[name][1]:
+            raise ValueError(f"{name} has shape {str(held[name][1]):.60}, not {list(tensor.shape)}")
+    return net
+
+
+def unpruned(header: dict, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
+    """The net that filters were removed from, on the meta device."""
     with _Weightless():
         net = models.build({**header["model"], "weights": None}, builder)        # a header names no other files to read
         if gates := header.get("gates"):
             gate(net, **gates)
-    net.to("meta")
-    _check_room(net, held, header["history"])
+    return net.to("meta")
+
+
+def cut(net: nn.Module, header: dict) -> nn.Module:
+    """It without the filters that went."""
     example = torch.empty(1, *header["input_shape"], device="meta")
     for removed in filter(None, header["history"]):
         net = remove(net, _plan(trace(net, example), removed), check=False)      # it was checked before it was saved
-    for name, tensor in net.state_dict().items():
-        if list(tensor.shape) != held[name][1]:
-            raise ValueError(f"{name} has shape {str(held[name][1]):.60}, not {list(tensor.shape)}")
     return net
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.pruning.during import During
+from reprune.pruning.masking import Masking
 from reprune.pruning.silencing import PruningCallback
 from reprune.structure.groups import FilterGroup, Plan
 
 if TYPE_CHECKING:
+    from reprune.pruning.masks import WeightMask
     from reprune.pruning.probe import Probe
     from reprune.pruning.rounds import Round
 
@@ -100,6 +103,14 @@ class Transform(Protocol):
     def __call__(self, net: nn.Module, probe: Probe) -> nn.Module: ...
 
 
+class Codec(Protocol):
+    """A net as a file of few bytes, and back: what is measured is the net that the file gives."""
+
+    def encode(self, net: nn.Module, file: Path) -> None: ...
+
+    def decode(self, file: Path) -> nn.Module: ...
+
+
 class Rounds(Protocol):
     """One shot, n steps with a rising rate, layer by layer."""
 
@@ -124,18 +135,24 @@ class Method:
     repair: Mapping[str, Transform] = field(default_factory=dict)             # right after surgery, one after the other
     recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
     between_penalties: Mapping[str, Penalty] | None = None                    # between rounds; null: the same
+    masks: WeightMask | None = None                                           # single weights that stay zero
+    codec: Codec | None = None                                                # the net that is left, as a small file
     prunes: bool = True                                                       # False: the unpruned control
 
     def __post_init__(self) -> None:
         if self.prunes and not (self.criterion and self.allocation and self.rounds):
             raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
+        if self.prunes and self.masks is not None:
+            raise UserError(f"method {self.name!r}: masks of single weights do not outlive the removal of filters: say "
+                            "prunes: false, or masks: null")
         self.penalties, self.repair = self.penalties or {}, self.repair or {}    # null: none
         self.recover_penalties = self.recover_penalties or {}
         if self.between_penalties is None:
             self.between_penalties = self.recover_penalties
-        if self.silence_every > 0 and self.during is not None:
-            raise UserError(f"method {self.name!r}: give either silence_every or during")
-        self.during = PruningCallback(self) if self.silence_every > 0 else self.during or During()
+        if len([1 for part in (self.silence_every > 0, self.during, self.masks) if part]) > 1:
+            raise UserError(f"method {self.name!r}: give one of silence_every, during and masks")
+        self.during = PruningCallback(self) if self.silence_every > 0 else \
+            Masking(self.masks) if self.masks is not None else self.during or During()
 
     def check(self, probe: Probe) -> None:
         """Raises UserError where it cannot serve this net with these images; before anything trains."""

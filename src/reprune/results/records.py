@@ -126,5 +126,7 @@ def measured(of: Record) -> dict[str, float | None]:
             "seconds": sum(of.seconds.values()) if of.seconds else None,
             "seconds_cut": of.seconds.get("sparse", 0.0) + of.seconds.get("prune", 0.0) if of.seconds else None,
             "params_baseline": base.params, "params_pruned": pruned.params, "macs_baseline": base.macs,
-            "macs_pruned": macs, "params_drop": 100 * (1 - pruned.params / base.params),
-            "macs_drop": 100 * (1 - macs / base.macs)}
+            "macs_pruned": macs, "params_drop": 100 * (1 - pruned.params_left / base.params),
+            "macs_drop": 100 * (1 - macs / base.macs),
+            "density": pruned.density, "bytes": pruned.bytes, "bits": pruned.bits,
+            "bytes_ratio": pruned.bytes_dense and pruned.bytes and pruned.bytes_dense / pruned.bytes}

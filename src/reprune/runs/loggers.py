@@ -169,7 +169,9 @@ def numbers(record: dict) -> dict[str, Any]:
     base, pruned, widths = record["baseline"], record["pruned"], record["widths"].values()
     flat = {f"{part}/{k}": v for part in ("baseline", "sparse", "pruned", "epochs", "seconds")
             for k, v in record.get(part, {}).items()}
-    drops = {f"{k}_drop": 100 * (1 - pruned.get(f"{k}_mean", pruned[k]) / base[k]) for k in ("params", "macs")}
+    left = pruned.get("density", 100) / 100
+    drops = {"params_drop": 100 * (1 - left * pruned["params"] / base["params"]),
+             "macs_drop": 100 * (1 - pruned.get("macs_mean", pruned["macs"]) / base["macs"])}
     drops["filters_drop"] = 100 * (1 - sum(after for _, after in widths) / max(sum(before for before, _ in widths), 1))
     claim = {}
     with suppress(UserError):                                     # a bad claim: the tables tell

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.models import dynamic
-from reprune.pruning.probe import evaluate
-from reprune.structure.cost import cost, latency, peak_memory
+from reprune.pruning.probe import Probe, evaluate
+from reprune.pruning.sockets import Method
+from reprune.structure.cost import cost, latency, peak_memory, widths
 from reprune.structure.groups import traced
 
 
@@ -81,7 +82,22 @@ def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, af
     if sparse is not None:
         rows["sparse"] = {"top1": top1(sparse, test), "val_top1": val and top1(sparse, val)}
     rows["latency"] = {k: v for k, v in asdict(times[0]).items() if k != "ms"}
-    return rows
+    return {**rows, "widths": widths(baseline, after)}
+
+
+def coded(method: Method, baseline: nn.Module, pruned: nn.Module, folder: Path) -> tuple[nn.Module, dict[str, float]]:
+    """-> the net as its file has it, where the method writes one, and what the record says of single weights: `density`
+    where they are masked and some are zero, `bytes` and `bits` of the file, `bytes_dense` of the unpruned tensors."""
+    found, where = {}, next(pruned.parameters()).device
+    zero, of = (sum(int(n(p)) for p in pruned.parameters()) for n in (lambda p: (p == 0).sum(), Tensor.numel))
+    if method.masks is not None and zero:
+        found["density"] = round(100 * (1 - zero / of), 4)
+    if method.codec is not None:
+        method.codec.encode(pruned, file := folder / "net.coded.safetensors")
+        pruned, size = method.codec.decode(file).to(where), file.stat().st_size
+        found |= {"bytes": size, "bits": round(8 * size / sum(p.numel() for p in baseline.parameters()), 4),
+                  "bytes_dense": sum(tensor.nbytes for tensor in baseline.state_dict().values())}
+    return pruned, found
 
 
 def top1(net: nn.Module, loader: Any) -> float:

@@ -40,6 +40,11 @@ def show(record: dict, folder: Path) -> None:
             name += f" (batch {at['batch_size']}, {at['device']}, {at['threads']} threads)"
             change = f"{base[of] / pruned[of]:.2f}x faster"
         table.add_row(name, f"{base[of]:{form}}", f"{pruned[of]:{form}}", change)
+    if (density := pruned.get("density")) is not None:
+        table.add_row("parameters that are not zero %", "100.00", f"{density:.2f}", f"{density - 100:+.1f} %")
+    if (size := pruned.get("bytes")) is not None:
+        change = f"{pruned['bytes_dense'] / size:.1f}x smaller"
+        table.add_row("bytes", f"{pruned['bytes_dense']:,}", f"{size:,}", change)
     epochs, seconds = (", ".join(f"{stage} {value:.0f}" for stage, value in record[of].items())
                        for of in ("epochs", "seconds"))
     console = Console(soft_wrap=True, highlight=False)
