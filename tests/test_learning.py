@@ -102,7 +102,7 @@ def test_scores_that_were_learned_follow_the_filters_and_nothing_learned_is_an_e
 
 
 def test_silencing_and_another_part_in_training_are_one_too_many():
-    with pytest.raises(UserError, match=r"^method 'x': give either silence_every or during$"):
+    with pytest.raises(UserError, match=r"^method 'x': give one of silence_every, during and masks$"):
         Method("x", Learned(), Uniform(), OneShot(), silence_every=1, during=scop.Knockoff())
 
 

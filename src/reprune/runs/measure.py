@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.models import dynamic
-from reprune.pruning.probe import Probe, evaluate
+from reprune.pruning.probe import evaluate
 from reprune.pruning.sockets import Method
 from reprune.structure.cost import cost, latency, peak_memory, widths
 from reprune.structure.groups import traced
