@@ -203,6 +203,7 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
                                 compiled=Compiled(net) if cfg.speed.compile else None)
             train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [Threads(), curve, *callbacks, during],
                   unfinished, **({} if batches is None else {"limit_train_batches": batches}))
+            during.extra.to(device(cfg))                          # Lightning leaves both on the CPU
             carried = during.finish(net.to(device(cfg)))
         net.to(device(cfg)).zero_grad()                           # gradients would be kept, and saved, for nothing
     seconds = earlier + time.perf_counter() - started
