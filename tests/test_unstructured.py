@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from test_masks import look, small, steps
 
 from reprune.errors import UserError
+from reprune.methods.crossfilter import CrossFilter, Levels
 from reprune.methods.deepcomp import Shared, cluster
 from reprune.methods.dns import Surgery
 from reprune.methods.huffman import Huffman, canonical, expand, gaps, lengths
@@ -295,6 +296,61 @@ def test_a_layer_or_a_net_too_large_for_a_matrix_is_named():
     Surgeon().check(probe)
 
 
+def literal_levels(w: list, bits: int, size: int, over: str) -> torch.Tensor:
+    """w [c_out][c_in][k k]"""
+    found = [[[0.0] * len(kernel) for kernel in f] for f in w]
+    for o, f in enumerate(w):
+        for i, kernel in enumerate(f):
+            if over == "out_channels":
+                group = [v for f2 in w[o // size * size:o // size * size + size] for k2 in f2 for v in k2]
+            else:
+                group = [v for k2 in f[i // size * size:i // size * size + size] for v in k2]
+            alpha = sum(map(abs, group)) / len(group) if bits == 1 else max(map(abs, group))
+            n = 2 ** (bits - 1) - 1
+            for j, v in enumerate(kernel):
+                found[o][i][j] = alpha * (1 if v >= 0 else -1) if bits == 1 else (
+                    alpha * round(max(-1, min(1, v / alpha)) * n) / n)
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("over", ["out_channels", "in_channels"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_filters_share_a_scale_and_the_file_has_their_levels(bits, over, tmp_path):
+    """Five filters of seven channels: neither is a multiple of the group."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 7, 1), torch.nn.Conv2d(7, 5, 3), torch.nn.Conv2d(5, 2, 1))
+    with torch.no_grad():
+        net[1].weight[0, 0, 0, 0] = 0                             # sign(0) = 1
+    mask, w = CrossFilter(bits, 3, over), net[1].weight.detach().clone()
+    mask.start(net, None)
+    expected = literal_levels(w.flatten(2).tolist(), bits, 3, over)
+    assert torch.allclose(net[1].weight.flatten(2), expected, atol=1e-6)
+    assert mask.weights(net).keys() == {"1.weight"}               # the ends stay as they are
+    codec, packed = Levels(bits, 3, over), Levels(bits, 3, over).pack(net[1].weight.detach())
+    assert len(packed["levels"]) == -(-w.numel() * bits // 8) and not len(packed["raw"])
+    assert len(packed["scales"]) == (2 if over == "out_channels" else 5 * 3)
+    assert torch.equal(codec.unpack(packed, w.shape), net[1].weight.detach())
+    assert torch.equal(codec.unpack(codec.pack(w), w.shape), w) and len(codec.pack(w)["raw"])      # no levels
+
+
+def test_gradients_go_straight_through_where_a_weight_is_not_above_one():
+    net, mask = small(), CrossFilter(group_size=2)
+    with torch.no_grad():
+        net.conv2.weight[0, 0, 0, 0], net.conv2.weight[0, 0, 0, 1] = 1.5, 1.0
+    before = net.conv2.weight.detach().clone()
+    mask.start(net, look(net, EXAMPLE))
+    assert len(net.conv2.weight[:2].abs().unique()) == 1          # what the net computes with
+    steps(net, mask, 1, torch.optim.SGD(net.parameters(), lr=0.1))
+    moved = before - 0.1 * net.conv2.weight.grad
+    assert torch.allclose(mask.latent["conv2.weight"], moved) and net.conv2.weight.grad[0, 0, 0, 0] == 0
+    assert net.conv2.weight.grad.count_nonzero() > 0.9 * before.numel()
+
+
+def test_a_net_without_a_conv_to_quantise_is_told():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 18 * 18, 2))
+    with pytest.raises(UserError, match="^method.masks: crossfilter finds no conv beside the first and the last [^\n]*$"):
+        CrossFilter().check(Probe(net, EXAMPLE))
+
+
 def test_gaps_are_cut_by_fillers_where_they_are_too_long_for_their_bits():
     places, width = [3, 4, 70, 71, 200], 5
     found, real, before = [], [], -1
@@ -341,7 +397,8 @@ def test_a_file_holds_a_prefix_code_as_documented():
 @pytest.mark.parametrize(("method", "option"), [
     ("dns", "power=-1"), ("dns", "stop_conv=-1"), ("deepcomp", "rate=1.5"), ("deepcomp", "prune=some"),
     ("deepcomp", "conv=0"), ("deepcomp", "centroid_rate=-1"), ("iht", "rounds=0"),
-    ("iht", "rate=1"), ("iht", "scope=x"), ("obs", "damp=0"), ("obs", "scope=all")])
+    ("iht", "rate=1"), ("iht", "scope=x"), ("obs", "damp=0"), ("obs", "scope=all"), ("crossfilter", "bits=9"),
+    ("crossfilter", "share_over=x")])
 def test_a_bad_option_is_told_in_one_line(method, option, configure):
     with pytest.raises(InstantiationException, match=r"UserError\(.[^\n]*method\.masks[^\n]*\)"):
         instantiate(configure(f"method={method}", f"method.masks.{option}").method)
