@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from reprune import models
 from reprune.errors import UserError
+from reprune.methods.crossfilter import Levels
 from reprune.methods.huffman import Huffman
 from reprune.pipeline import run
 from reprune.pruning.masks import Latent
@@ -22,14 +24,15 @@ from reprune.structure.surgery import remove
 from reprune.training.checkpoints import Unfinished
 
 METHODS = sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml") if "\nmasks:" in file.read_text())
-CODECS = {"huffman": Huffman}
-OPTIONS = {}                            # of a method, that a few steps are enough
+CODECS = {"huffman": Huffman, "levels": partial(Levels, bits=3), "binary": partial(Levels, share_over="in_channels")}
+OPTIONS = {"obs": ["method.masks.n_samples=60"]}        # that little time is enough
+LARGE = {"obs": ["method.masks.skip=[layer2.0.conv1,layer2.0.conv2,layer3.0.conv1,layer3.0.conv2]"]}
 
 
 def small() -> nn.Module:
     torch.manual_seed(0)
     net = models.build({"_target_": "reprune.models.lenet5", "in_channels": 3, "classes": 4})
-    return remove(net, {g.name: torch.arange(g.size) % 5 == 0 for g in look(net, torch.zeros(1, 3, 20, 20)).groups})
+    return remove(net, {g.name: torch.arange(g.size) % 10 == 0 for g in look(net, torch.zeros(1, 3, 20, 20)).groups})
 
 
 def masks_of(method: str, configure):
@@ -85,7 +88,7 @@ def test_masks_go_on_from_their_state_bit_for_bit(method, configure):
     parts = copy.deepcopy(whole)
     mask.start(whole, look(whole, torch.zeros(1, 3, 20, 20)))
     steps(whole, mask, 12)
-    for at in (1, 7, 11):
+    for at in (1, 9):
         net, before, after = copy.deepcopy(parts), masks_of(method, configure), masks_of(method, configure)
         before.start(net, look(net, torch.zeros(1, 3, 20, 20)))
         optimizer = steps(net, before, at)
@@ -101,7 +104,7 @@ def test_masks_go_on_from_their_state_bit_for_bit(method, configure):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_with_masks_cut_off_in_the_middle_ends_as_one_that_was_not(method, configure, monkeypatch, tmp_path):
-    options = [f"method={method}", "recipe.sparse.epochs=2", *OPTIONS.get(method, [])]
+    options = [f"method={method}", "recipe.sparse.epochs=2", *OPTIONS.get(method, []), *LARGE.get(method, [])]
     whole = run(configure(*options))
     weights = load_file(tmp_path / "outputs" / whole["key"] / "net.safetensors")
     with monkeypatch.context() as patch, suppress(Cut):

@@ -1,6 +1,7 @@
 """Methods that prune or recode single weights, each against its card, taken literally."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,10 +9,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from test_masks import look, small, steps
 
+from reprune.errors import UserError
+from reprune.methods.crossfilter import CrossFilter, Levels
 from reprune.methods.deepcomp import Shared, cluster
 from reprune.methods.dns import Surgery
 from reprune.methods.huffman import Huffman, canonical, expand, gaps, lengths
 from reprune.methods.iht import Thresholding
+from reprune.methods.obs import Surgeon, _unfolded, delete, inverse, order
+from reprune.pruning.probe import Probe
 
 EXAMPLE = torch.zeros(1, 3, 20, 20)
 
@@ -61,7 +66,7 @@ def test_surgery_is_its_equations_weight_by_weight():
 
 
 def test_surgery_looks_less_and_less_often_each_layer_on_its_own():
-    mask, net, looked = Surgery(gamma=1.0, power=1.0), small(), []
+    mask, net, looked = Surgery(c_rate=3.0, gamma=1.0, power=1.0), small(), []
     mask.start(net, look(net, EXAMPLE))
     weights = mask.weights(net)
     for step in range(400):
@@ -168,6 +173,184 @@ def test_thresholding_keeps_the_largest_and_reaches_its_rate_in_a_single_step():
         assert sum(zero.values()) == pytest.approx(0.6 * whole, abs=4)
 
 
+def literal_surgeon(w: torch.Tensor, h: torch.Tensor, n: int) -> tuple[torch.Tensor, list]:
+    """Weight by weight, over all filters, with H inverted anew each time. w [filters, d]"""
+    w, gone = w.clone(), []
+    for _ in range(n):
+        best = None
+        for r in range(len(w)):
+            left = [q for q in range(len(h)) if (r, q) not in gone]
+            inv = torch.linalg.inv(h[left][:, left])
+            for i, q in enumerate(left):
+                loss = float(w[r, q] ** 2 / (2 * inv[i, i]))
+                if best is None or loss < best[0]:
+                    best = loss, r, q, left, i, inv
+        _, r, q, left, i, inv = best
+        w[r, left] -= w[r, q] / inv[i, i] * inv[:, i]
+        w[r, q] = 0
+        gone.append((r, q))
+    return w, gone
+
+
+def problem(rows: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(40, d, generator=draw, dtype=torch.double)
+    x[:, 1:] += x[:, :1]                                          # inputs that say nearly the same, and some that say
+    x *= torch.linspace(0.05, 2, d)                               # little
+    return torch.randn(rows, d, generator=draw, dtype=torch.double), 2 * x.T @ x / len(x)
+
+
+def test_the_surgeon_takes_weight_by_weight_from_a_layer():
+    w, h = problem(3, 6)
+    expected, gone = literal_surgeon(w, h, 9)
+    new, keep = Surgeon(rate=0.5, damp=1e-12).surgery(w, h, 1)
+    assert {tuple(at) for at in (~keep).nonzero().tolist()} == set(gone)
+    assert torch.allclose(new, expected, atol=1e-6)
+    magnitude = w.abs().flatten().argsort()[:9]
+    assert {(int(i) // 6, int(i) % 6) for i in magnitude} != set(gone)            # the difference was visible
+    turns, losses = order(w, torch.linalg.inv(h))
+    for r, turn in enumerate(turns.tolist()):                     # its own order: that of a layer of one filter
+        assert turn == [q for _, q in literal_surgeon(w[r:r + 1], h, 6)[1]]
+    errors = [float((e := (new - w)[r]) @ h @ e / 2) for r in range(3)]           # L is what the error grows by
+    counts = (~keep).sum(1).tolist()
+    assert errors == pytest.approx([float(losses[r, :n].sum()) for r, n in enumerate(counts)], rel=1e-6)
+
+
+def test_a_block_goes_where_the_error_grows_least_and_what_is_left_is_least_squares():
+    w, h = problem(2, 8)
+    turns, losses = order(w, torch.linalg.inv(h), 2)
+    for r in range(2):
+        left, now = [0, 1, 2, 3], w[r].clone()
+        for q, loss in zip(turns[r].tolist(), losses[r].tolist(), strict=True):
+            found = {}
+            for block in left:
+                stay = [i for b in left if b != block for i in (2 * b, 2 * b + 1)]
+                new = torch.zeros_like(now)
+                if stay:
+                    new[stay] = torch.linalg.solve(h[stay][:, stay], (h @ w[r])[stay])
+                found[block] = float((new - w[r]) @ h @ (new - w[r]) / 2 - (now - w[r]) @ h @ (now - w[r]) / 2), new
+            best = min(found, key=lambda b: found[b][0])
+            assert q == best and loss == pytest.approx(found[best][0], rel=1e-6, abs=1e-9)
+            left.remove(best)
+            now = found[best][1]
+
+
+def test_the_inverse_is_built_pattern_by_pattern():
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    assert torch.allclose(inverse(x, 1e-3), torch.linalg.inv(1e-3 * torch.eye(5).double() + x.T @ x / 20))
+    w, inv = torch.randn(5).double(), inverse(x, 1e-3)
+    for q in (3, 1):
+        w, inv = delete(w, inv, q)
+    left = [0, 2, 4]
+    whole = torch.linalg.inv(1e-3 * torch.eye(5).double() + x.T @ x / 20)
+    h = torch.linalg.inv(whole)
+    assert torch.allclose(inv[left][:, left], torch.linalg.inv(h[left][:, left])) and not w[[1, 3]].any()
+
+
+@pytest.mark.parametrize(("layer", "groups"), [
+    (torch.nn.Conv2d(4, 6, 3, stride=2, padding=1), 1), (torch.nn.Conv2d(4, 4, 3, groups=2, dilation=2), 2),
+    (torch.nn.Linear(5, 3), 1), (torch.nn.Conv2d(4, 4, 3, padding="same", bias=False), 1)])
+def test_the_error_of_a_layer_is_that_of_its_outputs(layer, groups):
+    """w H w / 2 summed over filters is the mean over N of |X w|^2."""
+    layer.requires_grad_(False)
+    x = torch.randn(2, 5) if isinstance(layer, torch.nn.Linear) else torch.randn(2, 4, 9, 9)
+    parts = _unfolded(layer, x)
+    weights = layer.weight.flatten(1).chunk(groups)
+    bias = 0 if layer.bias is None else layer.bias.view(-1, *[1] * (x.dim() - 2))
+    out = sum(float((part @ w.T).square().sum()) for part, w in zip(parts, weights, strict=True))
+    assert out == pytest.approx(float((layer(x) - bias).square().sum()), rel=1e-4)
+
+
+def xor() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    """Solved by two tanh units; a third, the largest, says the same of both classes."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+    values = ([2, 2, -2, -2, 3, -2], [-1.5, -1.5, 0.7], [-1.2, -1.2, 2, 1.2, 1.2, 2], [-0.7, 0.7])
+    with torch.no_grad():
+        for p, v in zip(net.parameters(), values, strict=True):
+            p.copy_(torch.tensor(v).view(p.shape))
+    x = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]).view(4, 2, 1, 1)
+    return net, x, torch.tensor([1, 0, 0, 1])
+
+
+def test_a_net_that_solves_xor_outlives_the_surgeon_and_not_the_loss_of_its_smallest_weights():
+    for n in (3, 6):                                              # of 17
+        net, x, y = xor()
+        data = SimpleNamespace(parts=SimpleNamespace(train=range(4)), plain=lambda *_, batch=(x, y): [batch])
+        Surgeon(rate=n / 17 + 1e-6, scope="net").start(net, Probe(net, x[:1], data))
+        assert sum(int((p == 0).sum()) for p in net.parameters()) == n
+        assert net(x).argmax(1).tolist() == y.tolist()
+        net, *_ = xor()
+        smallest = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+        smallest[smallest.abs().argsort(stable=True)[:n]] = 0
+        torch.nn.utils.vector_to_parameters(smallest, net.parameters())
+        assert net(x).argmax(1).tolist() != y.tolist()
+
+
+def test_a_layer_or_a_net_too_large_for_a_matrix_is_named():
+    probe = look(small(), EXAMPLE)
+    with pytest.raises(UserError, match=r"^method\.masks: obs inverts [^\n]*the net \([\d,]+\); use scope=layer$"):
+        Surgeon(scope="net").check(Probe(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1200, 9)), EXAMPLE))
+    wide = torch.nn.Sequential(torch.nn.Conv2d(3, 300, 3), torch.nn.Conv2d(300, 4, 3), torch.nn.Flatten())
+    with pytest.raises(UserError, match=r": 1 \(2,700\); name such layers in method\.masks\.skip$"):
+        Surgeon().check(Probe(wide, EXAMPLE))
+    Surgeon().check(probe)
+
+
+def literal_levels(w: list, bits: int, size: int, over: str) -> torch.Tensor:
+    """w [c_out][c_in][k k]"""
+    found = [[[0.0] * len(kernel) for kernel in f] for f in w]
+    for o, f in enumerate(w):
+        for i, kernel in enumerate(f):
+            if over == "out_channels":
+                group = [v for f2 in w[o // size * size:o // size * size + size] for k2 in f2 for v in k2]
+            else:
+                group = [v for k2 in f[i // size * size:i // size * size + size] for v in k2]
+            alpha = sum(map(abs, group)) / len(group) if bits == 1 else max(map(abs, group))
+            n = 2 ** (bits - 1) - 1
+            for j, v in enumerate(kernel):
+                found[o][i][j] = alpha * (1 if v >= 0 else -1) if bits == 1 else (
+                    alpha * round(max(-1, min(1, v / alpha)) * n) / n)
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("over", ["out_channels", "in_channels"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_filters_share_a_scale_and_the_file_has_their_levels(bits, over, tmp_path):
+    """Five filters of seven channels: neither is a multiple of the group."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 7, 1), torch.nn.Conv2d(7, 5, 3), torch.nn.Conv2d(5, 2, 1))
+    with torch.no_grad():
+        net[1].weight[0, 0, 0, 0] = 0                             # sign(0) = 1
+    mask, w = CrossFilter(bits, 3, over), net[1].weight.detach().clone()
+    mask.start(net, None)
+    expected = literal_levels(w.flatten(2).tolist(), bits, 3, over)
+    assert torch.allclose(net[1].weight.flatten(2), expected, atol=1e-6)
+    assert mask.weights(net).keys() == {"1.weight"}               # the ends stay as they are
+    codec, packed = Levels(bits, 3, over), Levels(bits, 3, over).pack(net[1].weight.detach())
+    assert len(packed["levels"]) == -(-w.numel() * bits // 8) and not len(packed["raw"])
+    assert len(packed["scales"]) == (2 if over == "out_channels" else 5 * 3)
+    assert torch.equal(codec.unpack(packed, w.shape), net[1].weight.detach())
+    assert torch.equal(codec.unpack(codec.pack(w), w.shape), w) and len(codec.pack(w)["raw"])      # no levels
+
+
+def test_gradients_go_straight_through_where_a_weight_is_not_above_one():
+    net, mask = small(), CrossFilter(group_size=2)
+    with torch.no_grad():
+        net.conv2.weight[0, 0, 0, 0], net.conv2.weight[0, 0, 0, 1] = 1.5, 1.0
+    before = net.conv2.weight.detach().clone()
+    mask.start(net, look(net, EXAMPLE))
+    assert len(net.conv2.weight[:2].abs().unique()) == 1          # what the net computes with
+    steps(net, mask, 1, torch.optim.SGD(net.parameters(), lr=0.1))
+    moved = before - 0.1 * net.conv2.weight.grad
+    assert torch.allclose(mask.latent["conv2.weight"], moved) and net.conv2.weight.grad[0, 0, 0, 0] == 0
+    assert net.conv2.weight.grad.count_nonzero() > 0.9 * before.numel()
+
+
+def test_a_net_without_a_conv_to_quantise_is_told():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 18 * 18, 2))
+    with pytest.raises(UserError, match=r"^method\.masks: crossfilter finds no conv beside the first [^\n]*$"):
+        CrossFilter().check(Probe(net, EXAMPLE))
+
+
 def test_gaps_are_cut_by_fillers_where_they_are_too_long_for_their_bits():
     places, width = [3, 4, 70, 71, 200], 5
     found, real, before = [], [], -1
@@ -214,7 +397,8 @@ def test_a_file_holds_a_prefix_code_as_documented():
 @pytest.mark.parametrize(("method", "option"), [
     ("dns", "power=-1"), ("dns", "stop_conv=-1"), ("deepcomp", "rate=1.5"), ("deepcomp", "prune=some"),
     ("deepcomp", "conv=0"), ("deepcomp", "centroid_rate=-1"), ("iht", "rounds=0"),
-    ("iht", "rate=1"), ("iht", "scope=x")])
+    ("iht", "rate=1"), ("iht", "scope=x"), ("obs", "damp=0"), ("obs", "scope=all"), ("crossfilter", "bits=9"),
+    ("crossfilter", "share_over=x")])
 def test_a_bad_option_is_told_in_one_line(method, option, configure):
     with pytest.raises(InstantiationException, match=r"UserError\(.[^\n]*method\.masks[^\n]*\)"):
         instantiate(configure(f"method={method}", f"method.masks.{option}").method)

@@ -6,7 +6,7 @@ r"""Dynamic network surgery: weights are cut out and spliced back in.      Guo, 
 
     w, T    weights and bias of a layer, and its mask of ones and zeros
     t       once, of the n entries of the trained net's layer that are not zero
-    c       `c_rate`: 3 and 4 in the authors' code
+    c       `c_rate`: 3 and 4 in the authors' code, for LeNet-5; 1 here, as small layers do not recover from 3
 
 Masks are looked at after a step with probability (1 + gamma step)^(-power), each layer on its own, until a last step
 (`stop`); then they are fixed and training goes on. A weight that is cut out has the gradient of the masked one, not
@@ -61,7 +61,7 @@ def surgery(mask: Tensor, w: Tensor, t: float) -> Tensor:
 class Surgery(Latent):
     """c_rate, gamma, power: as above; stop_conv, stop_linear: steps after which masks stay."""
 
-    def __init__(self, c_rate: float = 3.0, gamma: float = 1e-3, power: float = 1.0, stop_conv: int = 10000,
+    def __init__(self, c_rate: float = 1.0, gamma: float = 1e-3, power: float = 1.0, stop_conv: int = 10000,
                  stop_linear: int = 8000, skip: Sequence[str] = (), bias: bool = True):
         super().__init__(skip, bias)
         if min(gamma, power) < 0 or min(stop_conv, stop_linear) < 0:

@@ -29,7 +29,10 @@ class WeightMask:
     masks   name -> True where a weight stays, of its shape
     skip    layers that are left alone, by name
     bias    biases are masked, too
+    sparse  what is zero is so by a mask, and is counted
     """
+
+    sparse = True
 
     def __init__(self, skip: Sequence[str] | None = (), bias: bool = False):
         self.skip, self.bias = tuple(skip or ()), bias
@@ -37,13 +40,17 @@ class WeightMask:
 
     def weights(self, net: nn.Module) -> Weights:
         """Of what may be masked, in the net's order. Raises UserError for a layer to skip that is none."""
-        layers = {name: m for name, m in net.named_modules() if isinstance(m, PRODUCERS)}
+        layers = self.layers(net)
         if unknown := [name for name in self.skip if name not in layers]:
             raise UserError(f"method.masks.skip: there is no conv or linear layer {unknown[0]!r}; they are: "
                             f"{', '.join(layers)}")
         found = {f"{name}.{part}": getattr(m, part) for name, m in layers.items() if name not in self.skip
                  for part in ("weight", "bias")[:1 + self.bias]}
         return {name: weight for name, weight in found.items() if weight is not None}
+
+    @staticmethod
+    def layers(net: nn.Module) -> dict[str, nn.Module]:
+        return {name: m for name, m in net.named_modules() if isinstance(m, PRODUCERS)}
 
     def check(self, probe: Probe) -> None:
         """Raises UserError where this net or these images cannot serve it; before anything trains."""

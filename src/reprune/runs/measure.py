@@ -90,7 +90,7 @@ def coded(method: Method, baseline: nn.Module, pruned: nn.Module, folder: Path) 
     where they are masked and some are zero, `bytes` and `bits` of the file, `bytes_dense` of the unpruned tensors."""
     found, where = {}, next(pruned.parameters()).device
     zero, of = (sum(int(n(p)) for p in pruned.parameters()) for n in (lambda p: (p == 0).sum(), Tensor.numel))
-    if method.masks is not None and zero:
+    if method.masks is not None and method.masks.sparse and zero:
         found["density"] = round(100 * (1 - zero / of), 4)
     if method.codec is not None:
         method.codec.encode(pruned, file := folder / "net.coded.safetensors")
