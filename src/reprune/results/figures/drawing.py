@@ -98,7 +98,7 @@ def budgets(data: dict) -> Figure:
             named.add(name)
     grid[0][0].invert_xaxis()                                     # shared
     by_error(grid[0][0])
-    figure.legend(loc="outside lower center", ncols=6, handlelength=1.6)
+    figure.legend(loc="outside upper center", ncols=6 if figure.get_figwidth() == PAGE else 3, handlelength=1.6)
     return figure
 
 
