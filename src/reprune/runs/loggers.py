@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytorch_lightning as pl
@@ -91,8 +92,13 @@ class WandbRun(CsvLogger):
     def _end_service(self) -> None:
         import wandb
 
-        with suppress(Exception):
-            wandb.teardown()
+        def end() -> None:
+            with suppress(Exception):
+                wandb.teardown()
+
+        service = Thread(target=end, daemon=True)                 # with a dead server it may never end
+        service.start()
+        service.join(max(self.cfg.logger.timeout, 60))
 
     def _open(self) -> None:
         import wandb
