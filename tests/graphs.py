@@ -61,7 +61,8 @@ class Random(nn.Module):
         elif kind == "split":
             return [n // 2, n - n // 2]
         elif kind == "gate":
-            self.layers[name] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(n, 3, 1), nn.ReLU(), nn.Conv2d(3, n, 1))
+            self.layers[name] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(n, 3, 1), nn.ReLU(),
+                                              nn.Conv2d(3, n, 1))
         elif kind == "scale":
             self.scales[name] = nn.Parameter(torch.ones(1, n, 1, 1))
         elif kind == "twice":

@@ -24,7 +24,8 @@ OPTIONS = ["method=l1 method/allocation=sensitivity method.allocation.macs=0.6",
            "method=hgsr method/selection=loss_increase method/allocation=greedy method.allocation.macs=0.7 "
            "method.criterion.n_samples=20",
            "method=ga method/rounds=layer_by_layer method.rounds.layers=5"]
-FEW = {"ga": "method.criterion.n_samples=60 method.search.generations=3 method.search.n_final=60"}
+FEW = {"ga": "method.criterion.n_samples=60 method.search.generations=3 method.search.n_final=60",
+       "cap": "method.allocation.drop=100"}
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ A = Z^T Z [c, c] and Z^T Y [c] with Z = [X_1 W_1^T, ...]. Where batch norm follo
 Layer by layer, in order of execution and with nothing trained in between; then the net is fine-tuned. A score is the
 alpha at which a channel enters the path of (1), so that any allocation can say how many stay.
 
+Needs: images.
+
 Deviations: rates and schedule on CIFAR are a reconstruction (recipe he2017). Each layer's search for alpha starts at
 1e-3, not where the one before it ended: a run that is cut off goes on as if it was not. Where no alpha gives so many
 channels (two enter at once, or too few ever do), the largest |beta| stay. A channel that several layers read has one
@@ -36,10 +38,10 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.methods.moments import Moments, bias_of, survivors
-from reprune.methods.output_error import check_read, cut, dense, error_matrix, places, watch
+from reprune.methods.output_error import check_read, cut, dense, error_matrix, put, watch
 from reprune.pruning.probe import Probe
 from reprune.pruning.sockets import Criterion, Scores
-from reprune.structure.groups import FilterGroup, Plan, Slice, kept, traced
+from reprune.structure.groups import FilterGroup, Plan, Slice
 
 START, BISECTIONS = 1e-3, 60
 
@@ -225,14 +227,12 @@ class Refit:
 
     def fit(self, net: nn.Module, moments: Moments, plan: Plan, keep: Tensor, probe: Probe) -> None:
         where: Slice = moments.where
-        then, layer = self.error.target(probe), net.get_submodule(where.module)
+        then = self.error.target(probe)
         new, old = bias_of(net, where.module), bias_of(then, where.module)
         block = (len(moments.gram) - 1) // len(keep)              # weights that read one filter
         columns = torch.arange(block * len(keep)).view(len(keep), block)[keep].flatten()
         w, b = refit(*moments.sums(), columns, self.intercept and new is not None)
-        out = kept(traced(probe.net).axes[where.module, "out"], traced(probe.net).keep(plan))
-        at, weight = places(where, keep, plan, probe.net).flatten(), layer.weight
-        weight[:, at] = w.T[out].reshape(len(weight), len(at), *weight.shape[2:]).to(weight)
+        out = put(w.T, where, plan, keep, net, probe.net)
         if self.intercept and new is not None:
             (tensor, sign), (before, _) = new, old
             tensor.copy_(before[moments.left][out.to(before.device)] + sign * b[out].to(before))

@@ -84,16 +84,27 @@ def survivors(probe: Probe, then: nn.Module, module: str) -> Tensor:
     return kept(traced(then).axes[module, "out"], traced(then).keep(plan))
 
 
-def bias_of(net: nn.Module, module: str) -> tuple[Tensor, int] | None:
+def bias_place(net: nn.Module, module: str) -> tuple[str, int] | None:
     """Where a number goes that is to be added to a layer's outputs, and its sign: to the bias, or from the mean of
     batch norm right behind it. None where there is neither."""
-    layer = net.get_submodule(module)
-    if layer.bias is not None:
-        return layer.bias, 1
+    if net.get_submodule(module).bias is not None:
+        return f"{module}.bias", 1
     for node in net_graph(net).graph.nodes:
         if node.op == "call_module" and node.target == module:
             for user in node.users:
                 norm = net.get_submodule(user.target) if user.op == "call_module" else None
                 if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
-                    return norm.running_mean, -1
+                    return f"{user.target}.running_mean", -1
     return None
+
+
+def bias_of(net: nn.Module, module: str) -> tuple[Tensor, int] | None:
+    """What lies there."""
+    place = bias_place(net, module)
+    return place and (tensor_at(net, place[0]), place[1])
+
+
+def tensor_at(net: nn.Module, name: str) -> Tensor:
+    """A weight or a buffer by its name: layer1.0.bn1.running_mean"""
+    module, _, tensor = name.rpartition(".")
+    return getattr(net.get_submodule(module), tensor)

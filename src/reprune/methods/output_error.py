@@ -93,6 +93,15 @@ def places(where: Slice, keep: Tensor, plan: Plan, net: nn.Module) -> Tensor:
     return at[where.index[keep]]
 
 
+def put(w: Tensor, where: Slice, plan: Plan, keep: Tensor, net: nn.Module, before: nn.Module) -> Tensor:
+    """Makes `w` the weights that read a group in the smaller net: of what stays, and of all outputs there were before.
+    w [n, kept k] -> which outputs are left, bool [n]"""
+    out = kept(traced(before).axes[where.module, "out"], traced(before).keep(plan))
+    at, weight = places(where, keep, plan, before).flatten(), net.get_submodule(where.module).weight
+    weight[:, at] = w[out].reshape(len(weight), len(at), *weight.shape[2:]).to(weight)
+    return out
+
+
 class Reader:
     """Collects G of eq. 2 for the channels of one group, as one layer reads them."""
 
@@ -189,12 +198,19 @@ class OutputError(Criterion):
         return {g.name: memo[g.name] for g in groups}
 
     def _measure(self, groups: list[FilterGroup], probe: Probe) -> dict[str, dict[str, Tensor]]:
-        generator = probe.generator()
-        readers = {g.name: [self.reader(probe.net.get_submodule(s.module), s, self.points, generator)
-                            for s in dense(g, probe.net)] for g in groups}
-        watch([probe.net], [r.module.register_forward_pre_hook(r) for some in readers.values() for r in some],
-              self.n_samples, probe)
-        return {name: {r.where.module: r.matrix() for r in some if r.rows} for name, some in readers.items()}
+        found = read(groups, probe, self.reader, self.points, self.n_samples)
+        return {name: {r.where.module: r.matrix() for r in some} for name, some in found.items()}
+
+
+def read(groups: list[FilterGroup], probe: Probe, kind: type[Reader], points: int,
+         n_samples: int) -> dict[str, list[Reader]]:
+    """Of each group, what the layers that read it have collected of images; an auxiliary head may not have run."""
+    generator = probe.generator()
+    found = {g.name: [kind(probe.net.get_submodule(s.module), s, points, generator) for s in dense(g, probe.net)]
+             for g in groups}
+    watch([probe.net], [r.module.register_forward_pre_hook(r) for some in found.values() for r in some], n_samples,
+          probe)
+    return {name: [r for r in some if r.rows] for name, some in found.items()}
 
 
 def watch(nets: list[nn.Module], hooks: list[RemovableHandle], n_samples: int, probe: Probe) -> None:

@@ -4,9 +4,10 @@ The test set is not reachable from here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,10 @@ from reprune.errors import UserError
 from reprune.structure.cost import Cost, CostTable
 from reprune.structure.groups import FilterGroup, Plan, Slice, trace, traced
 from reprune.structure.modes import eval_mode
-from reprune.structure.surgery import silenced
+from reprune.structure.surgery import remove, silenced
+
+if TYPE_CHECKING:
+    from reprune.pruning.sockets import Transform
 
 
 @dataclass
@@ -67,10 +71,22 @@ class Probe:
         with silenced(self.net, plan) as net:
             return evaluate(net, loader)[0]
 
-    def accuracy(self, plan: Plan) -> float:
-        """Top-1 in percent of the silenced net on the held-out part of the training set."""
-        with silenced(self.net, plan) as net:
-            return evaluate(net, self.held_out(self.batch_size))[1]
+    def accuracy(self, plan: Plan, repair: Iterable[Transform] = ()) -> float:
+        """Top-1 in percent on the held-out part of the training set: of the silenced net, or of the smaller one that
+        some repairs have been at."""
+        repair, images = list(repair), self.held_out(self.batch_size)
+        if not repair:
+            with silenced(self.net, plan) as net:
+                return evaluate(net, images)[1]
+        net = remove(self.net, plan, check=False)
+        for transform in repair:
+            net = transform(net, self)
+        return evaluate(net, images)[1]
+
+    def check_held_out(self, who: str) -> None:
+        """Raises UserError where there are no such images."""
+        if not len(self.data.parts.val):
+            raise UserError(f"{who}: dataset {self.data.name} holds no images out; set dataset.val_size (now 0)")
 
     def held_out(self, batch_size: int) -> Any:
         """Images to select on: batches of the part of the training set that a baseline trained here has not seen."""

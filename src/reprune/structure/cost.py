@@ -36,7 +36,8 @@ def cost(net: nn.Module, example: Any) -> Cost:
     Cost(params=216, macs=221184)
     """
     args, kwargs = arguments(first_image(example))
-    with torch.no_grad(), eval_mode(net), Watch() as watch:
+    no_graph = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda none: none)
+    with torch.enable_grad(), no_graph, eval_mode(net), Watch() as watch:         # without gradients a dynamic net skips
         net(*args, **kwargs)
     return Cost(sum(p.numel() for p in net.parameters()), sum(macs for *_, macs in watch.calls))
 
@@ -107,17 +108,20 @@ class CostTable:
     def after(self, removed: Tensor) -> Cost:
         """removed: number of filters taken from each group [groups]."""
         channels = self.sizes - self.touched @ removed.to(torch.float64)
-        params, macs = (int(self._sum(terms, channels)) for terms in (self.weights, self.macs))
-        return Cost(self.fixed + params, self.fixed_macs + macs)
+        return Cost(self.fixed + int(self._sum(self.weights, channels)), int(self.macs_after(removed)))
+
+    def macs_after(self, removed: Tensor) -> Tensor:
+        """The same of MACs, with a gradient. removed [groups] -> []"""
+        return self.fixed_macs + self._sum(self.macs, self.sizes - self.touched @ removed.to(torch.float64))
 
     def plan(self, plan: Plan) -> Cost:
         return self.after(torch.tensor([int((~plan[g.name]).sum()) if g.name in plan else 0 for g in self.groups]))
 
     @staticmethod
-    def _sum(terms: tuple[Tensor, Tensor, Tensor], channels: Tensor) -> float:
+    def _sum(terms: tuple[Tensor, Tensor, Tensor], channels: Tensor) -> Tensor:
         factor, a, b = terms
         channels = torch.cat([channels, channels.new_ones(1)])
-        return (factor * channels[a] * channels[b]).sum().item()
+        return (factor * channels[a] * channels[b]).sum()
 
 
 def _terms(terms: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
