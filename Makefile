@@ -5,10 +5,10 @@ CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults tables figures report bench campaign docs check clean
+.PHONY: help setup demo test faults graphs tables figures report bench compatibility campaign docs check clean
 
 help:     ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:    ## virtual environment .venv with the tested versions of everything
 setup: .venv/installed
@@ -39,6 +39,13 @@ report: setup    ## results/index.html: all results on one page to search, sort 
 
 bench: setup    ## results/bench.md: speed beside that of peers, measured in one run
 	$(BIN)/python bench/run.py
+
+compatibility: setup    ## results/compatibility.md: what can be pruned of the nets of torchvision and timm
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e '.[zoo]'
+	$(BIN)/python bench/compatibility/run.py
+
+graphs: setup    ## 500 random nets: silence equals remove, costs are known, files give the same bits
+	$(BIN)/python tests/graphs.py 500
 
 MINUTES ?= 25
 campaign: setup    ## rows that have not run, in order of value, for MINUTES=25; WITH="--rows 'li2017/*' --at-once 2"

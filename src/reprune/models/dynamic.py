@@ -30,6 +30,8 @@ OPEN = -10_000.0                        # a threshold that no channel is below
 class GatedConv(nn.Conv2d):
     """A conv with its gate. For whoever trains it: `pi` and `mask` [B, C] of the last batch."""
 
+    skips = True
+
     def gated(self, squeeze_rate: int, source: GatedConv | None) -> None:
         hidden = self.out_channels // (max(1, squeeze_rate // 2) if self.out_channels < 80 else squeeze_rate)
         where = {"device": self.weight.device, "dtype": self.weight.dtype}
@@ -53,7 +55,7 @@ class GatedConv(nn.Conv2d):
         self.pi = self.gate(seen).clamp_max(1000)
         self.mask = self.pi * (self.pi >= self.threshold)
         self.live = None
-        if len(x) > 1 or self.training or torch.is_grad_enabled():
+        if len(x) > 1 or self.training or torch.is_grad_enabled() or not self.skips:
             return super().forward(x)
         live = self.mask[0].nonzero().squeeze(1)
         weight, bias = self.weight, self.bias

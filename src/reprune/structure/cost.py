@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from reprune.structure.examples import arguments, first_image
 from reprune.structure.groups import Plan, traced
 from reprune.structure.layers import PRODUCERS, Watch, module_groups, owner
-from reprune.structure.modes import eval_mode
+from reprune.structure.modes import eval_mode, whole
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def cost(net: nn.Module, example: Any) -> Cost:
     Cost(params=216, macs=221184)
     """
     args, kwargs = arguments(first_image(example))
-    no_graph = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda none: none)
-    with torch.enable_grad(), no_graph, eval_mode(net), Watch() as watch:         # without gradients a dynamic net skips
+    with torch.no_grad(), eval_mode(net), whole(net), Watch() as watch:
         net(*args, **kwargs)
     return Cost(sum(p.numel() for p in net.parameters()), sum(macs for *_, macs in watch.calls))
 

@@ -22,6 +22,19 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def whole(net: nn.Module) -> Iterator[None]:
+    """Within, a dynamic net computes all its channels: its modules with an attribute `skips` see it False."""
+    dynamic = [m for m in net.modules() if getattr(m, "skips", False) is True]
+    try:
+        for module in dynamic:
+            module.skips = False
+        yield
+    finally:
+        for module in dynamic:
+            module.skips = True
+
+
+@contextmanager
 def untouched(net: nn.Module, device: torch.device) -> Iterator[None]:
     """In eval mode and without gradients; afterwards modes, buffers (some nets count their calls in one) and the random
     numbers of the CPU and of `device` are what they were."""
