@@ -12,6 +12,7 @@ from torch import nn
 import reprune
 from reprune.errors import UserError
 from reprune.methods.ascp import AddChannels, Clusters, Twins, averaged, cluster, merge
+from reprune.methods.output_error import dense
 from reprune.pipeline import run
 
 LABELS = torch.tensor([0, 1, 0, 2, 0, 1])
@@ -127,3 +128,12 @@ def test_other_criteria_find_no_copies(configure):
     method = instantiate(configure("method=ascp", "method.criterion._target_=reprune.methods.l1.FilterNorm").method)
     with pytest.raises(UserError, match="^method.during makes filters alike[^\n]*Twins[^\n]*got FilterNorm[^\n]*$"):
         method.check(resnet8())
+
+
+def test_filters_of_a_transposed_conv_are_merged_and_nobody_measures_in_it():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 3), nn.Conv2d(6, 2, 3))
+    read, made, *_ = reprune.trace(net, torch.zeros(1, 3, 8, 8))
+    merge(net, made, torch.tensor([0, 0, 0, 1, 1, 1]))
+    weight = net[1].weight
+    assert torch.equal(weight[:, 0], weight[:, 2]) and not torch.equal(weight[:, 2], weight[:, 3])
+    assert dense(read, net) == [] and [s.module for s in dense(made, net)] == ["2"]

@@ -41,6 +41,7 @@ from reprune.pruning.during import During
 from reprune.pruning.probe import Probe
 from reprune.pruning.sockets import Allocation, Criterion
 from reprune.structure.groups import FilterGroup
+from reprune.structure.layers import TRANSPOSED
 
 DECAYS = {
     "exp": lambda x, kappa: math.expm1(-kappa * x) / math.expm1(-kappa),
@@ -106,6 +107,8 @@ def merge(net: nn.Module, group: FilterGroup, labels: Tensor, norms: bool = True
         module, index = net.get_submodule(s.module), s.index      # [N, k]
         for name in ("weight", "bias", "running_mean", "running_var"):
             tensor = getattr(module, name, None)
+            if name == "weight" and isinstance(module, TRANSPOSED):
+                tensor = tensor.transpose(0, 1)                   # a view
             if isinstance(tensor, Tensor) and len(tensor) > int(index.max()):             # a PReLU may have one slope
                 turn = unit_norm and name == "weight" and s.module in producers
                 tensor[index] = averaged(tensor[index], labels, turn)

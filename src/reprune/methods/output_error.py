@@ -16,6 +16,7 @@ from reprune.errors import UserError
 from reprune.pruning.probe import Probe, eval_mode
 from reprune.pruning.sockets import Criterion, Scores
 from reprune.structure.groups import FilterGroup, Plan, Slice, kept, traced
+from reprune.structure.layers import TRANSPOSED, module_groups
 from reprune.structure.notes import notes
 
 MEMORY = 2**30                          # bytes that the unfolded inputs of a layer may take at once, about
@@ -62,8 +63,10 @@ def removal_order(q: Tensor, n: int) -> Tensor:
 
 
 def dense(group: FilterGroup, net: nn.Module) -> list[Slice]:
-    """The layers that read the filters of a group, each of their own filters all of them: not the depthwise ones."""
-    return [s for s in group.readers() if getattr(net.get_submodule(s.module), "groups", 1) == 1]
+    """The layers that read the filters of a group, each of their own filters all of them: not the depthwise ones, and
+    not transposed convs, whose outputs are no products of patches."""
+    return [s for s in group.readers() if module_groups(layer := net.get_submodule(s.module)) == 1
+            and not isinstance(layer, TRANSPOSED)]
 
 
 def check_read(name: str, groups: Iterable[FilterGroup], net: nn.Module) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reprune.errors import UserError
 from reprune.structure.cost import Cost, CostTable
 from reprune.structure.groups import FilterGroup, Plan, Slice, trace, traced
+from reprune.structure.layers import filters_first
 from reprune.structure.modes import eval_mode
 from reprune.structure.surgery import remove, silenced
 
@@ -110,7 +111,7 @@ class Layers(Probe):
         for g in traced(self.net).groups:
             for s in g.producers(self.net):
                 coupled[s.module] = coupled.get(s.module, False) or g.coupled
-        sizes = {name: len(self.net.get_submodule(name).weight) for name in coupled}
+        sizes = {name: len(filters_first(self.net.get_submodule(name))) for name in coupled}
         return [FilterGroup(name, sizes[name], (Slice(name, "out", torch.arange(sizes[name]).unsqueeze(1)),), both)
                 for name, both in coupled.items()]
 
