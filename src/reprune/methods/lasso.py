@@ -37,7 +37,7 @@ from sklearn.linear_model import Lasso, lars_path_gram
 from torch import Tensor, nn
 
 from reprune.errors import UserError
-from reprune.methods.moments import Moments, bias_of, survivors
+from reprune.methods.moments import Moments, bias_place, survivors, tensor_at
 from reprune.methods.output_error import check_read, cut, dense, error_matrix, put, watch
 from reprune.pruning.probe import Probe
 from reprune.pruning.sockets import Criterion, Scores
@@ -228,14 +228,15 @@ class Refit:
     def fit(self, net: nn.Module, moments: Moments, plan: Plan, keep: Tensor, probe: Probe) -> None:
         where: Slice = moments.where
         then = self.error.target(probe)
-        new, old = bias_of(net, where.module), bias_of(then, where.module)
+        place = bias_place(then, where.module) if self.intercept else None
         block = (len(moments.gram) - 1) // len(keep)              # weights that read one filter
         columns = torch.arange(block * len(keep)).view(len(keep), block)[keep].flatten()
-        w, b = refit(*moments.sums(), columns, self.intercept and new is not None)
+        w, b = refit(*moments.sums(), columns, place is not None)
         out = put(w.T, where, plan, keep, net, probe.net)
-        if self.intercept and new is not None:
-            (tensor, sign), (before, _) = new, old
-            tensor.copy_(before[moments.left][out.to(before.device)] + sign * b[out].to(before))
+        if place is not None:
+            name, sign = place
+            before = tensor_at(then, name)[moments.left]
+            tensor_at(net, name).copy_(before[out.to(before.device)] + sign * b[out].to(before))
 
 
 def _measures(socket: str, error: Criterion) -> None:

@@ -86,7 +86,7 @@ def survivors(probe: Probe, then: nn.Module, module: str) -> Tensor:
 
 def bias_place(net: nn.Module, module: str) -> tuple[str, int] | None:
     """Where a number goes that is to be added to a layer's outputs, and its sign: to the bias, or from the mean of
-    batch norm right behind it. None where there is neither."""
+    batch norm right behind it. None where there is neither. net: traced"""
     if net.get_submodule(module).bias is not None:
         return f"{module}.bias", 1
     for node in net_graph(net).graph.nodes:
@@ -96,12 +96,6 @@ def bias_place(net: nn.Module, module: str) -> tuple[str, int] | None:
                 if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
                     return f"{user.target}.running_mean", -1
     return None
-
-
-def bias_of(net: nn.Module, module: str) -> tuple[Tensor, int] | None:
-    """What lies there."""
-    place = bias_place(net, module)
-    return place and (tensor_at(net, place[0]), place[1])
 
 
 def tensor_at(net: nn.Module, name: str) -> Tensor:
