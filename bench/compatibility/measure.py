@@ -48,6 +48,9 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         options = {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
         net = torchvision.models.get_model(model, **options)
     net = net.double().eval()
+    for path, parameter in net.named_parameters():
+        if not path.endswith(("weight", "bias")):                 # a layer scale of 1e-6 would hide all that it scales
+            nn.init.uniform_(parameter, .5, 1.5)
     for size in SIZES:
         x = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         with contextlib.suppress(RuntimeError, ValueError, AssertionError), torch.no_grad():
