@@ -12,7 +12,7 @@ from torch import nn
 
 import reprune
 from reprune.errors import UserError
-from reprune.methods.divnet import Diversity, Fuse, KDPP, chain, draw, elementary, fused, kernel
+from reprune.methods.divnet import KDPP, Diversity, Fuse, chain, draw, elementary, fused, kernel
 from reprune.pipeline import prune
 from reprune.pruning.rounds import Round
 
