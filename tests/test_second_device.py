@@ -9,6 +9,7 @@ from conftest import ROOT
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from second import AWAY, Tape, second_device
+from test_resume import FEW as SMALL
 from test_resume import result
 from torch import nn
 
@@ -25,7 +26,7 @@ OPTIONS = ["method=l1 method/allocation=sensitivity method.allocation.macs=0.6",
            "method.criterion.n_samples=20",
            "method=ga method/rounds=layer_by_layer method.rounds.layers=5"]
 FEW = {"ga": "method.criterion.n_samples=60 method.search.generations=3 method.search.n_final=60",
-       "cap": "method.allocation.drop=100"}
+       **{name: " ".join(options) for name, options in SMALL.items()}}
 
 
 @pytest.fixture
