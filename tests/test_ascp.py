@@ -88,7 +88,7 @@ def test_clusters_are_those_of_the_nearest_means_and_begin_where_the_last_ones_w
     ("exp", [(1 - math.exp(-5 * t / 4)) / (1 - math.exp(-5)) for t in (1, 2, 4)]), ("linear", [0.25, 0.5, 1]),
     ("cosine", [(1 - math.cos(math.pi * t / 4)) / 2 for t in (1, 2, 4)]), ("step", [0.25, 0.5, 1])])
 def test_the_rate_rises_by_its_law(decay, expected):
-    assert [Clusters(None, decay).share(t, 4) for t in (1, 2, 4)] == pytest.approx(expected)
+    assert [Clusters(None, None, decay).share(t, 4) for t in (1, 2, 4)] == pytest.approx(expected)
 
 
 def test_copies_have_the_score_zero_and_the_first_of_them_has_not():
@@ -115,7 +115,7 @@ def test_clusters_grow_with_the_epochs_stay_alike_and_go_without_a_trace(configu
     monkeypatch.setattr("reprune.methods.ascp.merge", watched)
     whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
     counts = [n for name, n in seen if name == "layer1.0.conv1"]
-    share = Clusters(None).share(1, 2)
+    share = Clusters(None, None).share(1, 2)
     assert counts[0] == 16 - int(0.5 * share * 16) and set(counts[1:]) == {8}    # after every step from epoch 2 on
     assert len(counts) > 2 + 2                                    # that is, more often than once an epoch
     assert whole["pruned"]["top1_before_recovery"] == whole["sparse"]["top1"]

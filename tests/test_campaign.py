@@ -292,7 +292,7 @@ def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_s
 
 
 def test_nothing_begins_when_there_is_no_time(project, capsys):
-    late = campaign(project, "--minutes", "0.01", "--seeds", "0", "--rows", "some2020/A,some2020/own", *LONG)
+    late = campaign(project, "--minutes", "0.0001", "--seeds", "0", "--rows", "some2020/A,some2020/own", *LONG)
     assert late.run() == 0 and not late.ended
     assert "0 done, 0 stopped, 0 failed, 0 done before, 4 not begun" in capsys.readouterr().out
     assert not list(project.glob("outputs/*/stages"))

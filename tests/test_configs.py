@@ -10,10 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from reprune import models
+from reprune.runs.compose import composing
 from reprune.runs.store import baseline_key, resolved
 from reprune.sweeps.cells import expand
 
 ROOT = Path(__file__).resolve().parent.parent
+UNPRUNED = {file.stem for file in (ROOT / "conf/method").glob("*.yaml") if "\nprunes: false" in file.read_text()}
+
 
 def options(folder: str) -> list[str]:
     return sorted(p.stem for p in (ROOT / "conf" / folder).glob("*.yaml"))
@@ -29,13 +32,24 @@ def test_every_choice_of_a_group_composes(group, configure):
         assert config["seed"] == 0
 
 
-@pytest.mark.parametrize("method", options("method"))
-def test_every_method_fills_its_sockets_with_every_allocation_and_rounds(method, configure):
-    pairs = [("uniform", "one_shot")] if method == "baseline" else [
-        (a, r) for a in options("method/allocation") for r in options("method/rounds")]
-    for allocation, rounds in pairs:
-        choices = [] if method == "baseline" else [f"method/allocation={allocation}", f"method/rounds={rounds}"]
-        assert instantiate(configure(f"method={method}", *choices).method).name == method
+@pytest.fixture(scope="module")
+def allocations():
+    """Each in a method, which may say more of it: {choice: that method's config}"""
+    with composing(ROOT) as compose:
+        return {choice: OmegaConf.to_container(compose(["method=random", f"method/allocation={choice}"]).method)
+                for choice in options("method/allocation")}
+
+
+@pytest.mark.parametrize("method", sorted(set(options("method")) - UNPRUNED))
+def test_every_method_fills_its_sockets_with_every_allocation_and_rounds(method, configure, allocations):
+    adds = OmegaConf.load(ROOT / f"conf/method/{method}.yaml").get("allocation", {})
+    for node in allocations.values():
+        filled = OmegaConf.merge({"method": node}, {"method": {"allocation": adds}})
+        assert callable(instantiate(filled.method.allocation))
+    turn, rounds = options("method").index(method), options("method/rounds")
+    choices = [f"method/allocation={list(allocations)[turn % len(allocations)]}",
+               f"method/rounds={rounds[turn % len(rounds)]}"]
+    assert instantiate(configure(f"method={method}", *choices).method).name == method
 
 
 @pytest.mark.parametrize("repair", options("method/repair"))
@@ -84,17 +98,6 @@ def test_the_penalised_training_of_mitsuno2020_is_its_baseline_once_more_from_fr
 def test_recipes_that_start_from_the_usual_baseline_share_it(configure):
     keys = {baseline_key(resolved(configure(f"recipe={name}", tiny=False))) for name in ("cifar", "hu2018", "sun2019")}
     assert len(keys) == 1
-
-
-@pytest.mark.parametrize("row", sorted(p.relative_to(ROOT / "experiments").with_suffix("").as_posix()
-                                       for p in (ROOT / "experiments").glob("*/*.yaml")))
-def test_every_row_of_a_paper_composes(row, configure):
-    cfg = configure(f"experiments={row}", tiny=False)
-    assert instantiate(cfg.method).prunes
-    assert models.build(OmegaConf.to_container(cfg.model, resolve=True))
-    if cfg.claim is not None:
-        assert cfg.claim.source and cfg.claim.provenance
-        assert cfg.recipe.paper_epochs is not None
 
 
 def test_the_command_sweeps_globs_and_shows_its_config(tmp_path):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 from torchvision.datasets import utils as tv_utils
 
-from reprune.data import cifar10, digits, fashion_mnist, svhn
+from reprune.data import cifar10, digits, fashion_mnist, mnist, monks, svhn, xor
 from reprune.data.normalize import IMAGENET, Normalize, constants
 from reprune.errors import UserError
 
@@ -87,20 +87,54 @@ def test_cifar10_equals_torchvision():
     assert float(x.mean().abs()) < 0.02 and abs(float(x.std()) - 1) < 0.02
 
 
-def test_fashion_mnist_reads_idx_files_and_adds_a_border(tmp_path):
-    raw = tmp_path / "FashionMNIST" / "raw"
+@pytest.mark.parametrize(("dataset", "folder"), [(fashion_mnist, "FashionMNIST"), (mnist, "MNIST")])
+def test_mnist_and_its_likes_read_idx_files_and_add_a_border(dataset, folder, tmp_path):
+    raw = tmp_path / folder / "raw"
     raw.mkdir(parents=True)
     for part, n in {"train": 30, "t10k": 20}.items():
         header = bytes([0, 0, 8, 3]) + b"".join(k.to_bytes(4, "big") for k in (n, 28, 28))
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + bytes([200]) * (n * 28 * 28))
         header = bytes([0, 0, 8, 1]) + n.to_bytes(4, "big")
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + bytes(range(10)) * (n // 10))
-    knobs = {**DIGITS, "name": "fashion_mnist", "data_dir": str(tmp_path), "val_size": 10, "augment": None}
-    data = fashion_mnist(**knobs)
+    knobs = {**DIGITS, "name": dataset.__name__, "data_dir": str(tmp_path), "val_size": 10, "augment": None}
+    data = dataset(**knobs)
     x = next(iter(data.test(20)))[0]
     assert x.shape == (20, 1, 32, 32) and (x[..., 2:30, 2:30] > 0).all() and (x[..., :2] < 0).all()
     with pytest.raises(UserError, match="even size from 28 up"):
-        fashion_mnist(**{**knobs, "size": 24})
+        dataset(**{**knobs, "size": 24})
+
+
+def test_monks_problems_are_their_rules():
+    """Shares of positive cases as published: 216, 142 and 228 of 432; 124, 169 and 122 cases to train on."""
+    knobs = {**SMALL, "name": "monks", "channels": 17, "classes": 2, "size": 1, "val_size": 0, "normalize": "half",
+             "augment": None}
+    for problem, positive, trained in ((1, 216, 124), (2, 142, 169), (3, 228, 122)):
+        data = monks(problem=problem, **knobs)
+        x, y = next(iter(data.test(500)))
+        assert x.shape == (432, 17, 1, 1) and int(y.sum()) == positive and len(data.parts.train) == trained
+        assert x.unique().tolist() == [-1, 1] and (x > 0).sum(1).unique().tolist() == [6]
+        answers = {tuple(case.flatten().tolist()): int(label) for case, label in zip(x, y, strict=True)}
+        assert len(answers) == 432
+        seen = [(tuple(case.flatten().tolist()), int(label)) for xs, ys in data.plain(500, 0)
+                for case, label in zip(xs, ys, strict=True)]
+        assert sum(answers[case] != label for case, label in seen) == (6 if problem == 3 else 0)
+        assert len({case for case, _ in seen}) == trained
+    one = (1, 1, 2, 1, 4, 2)                                      # head = body: positive in 1; three 1s; jacket 4
+    case = tuple(1.0 if v == value else -1.0 for value, n in zip(one, (3, 3, 2, 3, 4, 2), strict=True)
+                 for v in range(1, n + 1))
+    for problem, label in ((1, 1), (2, 0), (3, 0)):
+        x, y = next(iter(monks(problem=problem, **knobs).test(500)))
+        assert [int(t) for c, t in zip(x, y, strict=True) if tuple(c.flatten().tolist()) == case] == [label]
+    with pytest.raises(UserError, match="problem is 4; use 1, 2 or 3"):
+        monks(problem=4, **knobs)
+
+
+def test_xor_has_four_cases():
+    data = xor(**{**SMALL, "name": "xor", "channels": 2, "classes": 2, "size": 1, "val_size": 0, "normalize": "half",
+             "augment": None})
+    x, y = next(iter(data.test(10)))
+    assert x.flatten(1).tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]] and y.tolist() == [0, 1, 1, 0]
+    assert len(data.parts.train) == 4
 
 
 # ---- bad input: one clear line each
@@ -135,7 +169,7 @@ COLOUR = {**SMALL, "channels": 3, "classes": 10, "size": 32, "augment": None}
 
 
 @pytest.mark.parametrize("dataset, file", [(cifar10, "cifar-10-batches-py"), (svhn, "train_32x32.mat"),
-                                           (fashion_mnist, "FashionMNIST/raw")])
+                                           (fashion_mnist, "FashionMNIST/raw"), (mnist, "MNIST/raw")])
 def test_missing_files_say_where_and_how(dataset, file, tmp_path, no_network):
     root = tmp_path / "absent"
     with pytest.raises(UserError, match="is missing and the download failed") as error:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ga_nets import resnet8
 
 from reprune.errors import UserError
-from reprune.methods.group_fisher import GroupFisher, Masks, Removal, _Removing, importance
+from reprune.methods.group_fisher import GroupFisher, Masks, Removal, importance
 from reprune.methods.random import Random
 from reprune.pipeline import run
 from reprune.pruning import Budget
@@ -55,7 +55,7 @@ RUN = ["method=group_fisher", "method.during.interval=2", "recipe.batch_size=60"
 
 
 def test_one_filter_goes_every_interval_until_the_budget_is_met_and_stays_silent(configure, monkeypatch):
-    counts, ask = [], _Removing.on_train_batch_end
+    counts, ask = [], Removal.on_train_batch_end
 
     def spy(self, trainer, module, *args):
         ask(self, trainer, module, *args)
@@ -65,7 +65,7 @@ def test_one_filter_goes_every_interval_until_the_budget_is_met_and_stays_silent
                 weight = module.net.get_submodule(s.module).weight.flatten(1).abs().sum(1)
                 assert torch.equal(weight[s.index[:, 0]] > 0, self.plan[group.name])
 
-    monkeypatch.setattr(_Removing, "on_train_batch_end", spy)
+    monkeypatch.setattr(Removal, "on_train_batch_end", spy)
     record = run(configure(*RUN, "method.allocation.macs=0.9", "recipe.sparse.epochs=6"))
     assert counts[:6] == [0, 1, 1, 2, 2, 3]
     assert counts[-1] == counts[-3] < len(counts) // 2            # enough before the end
@@ -98,4 +98,4 @@ def test_an_allocation_without_a_budget_for_all_is_refused_before_anything_train
 
 def test_another_criterion_is_refused():
     with pytest.raises(UserError, match=r"^method\.during removes [^\n]*GroupFisher, got Random[^\n]*$"):
-        Removal(Random(), Budget(macs=0.5, spread="global")).check(None)
+        Removal(Random(), Budget(macs=0.5, spread="global")).check([], None)

@@ -1,5 +1,6 @@
 """What every criterion must satisfy, whatever its formula."""
 
+import ast
 import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,12 @@ from reprune.models import build
 from reprune.pipeline import allocate, run
 from reprune.pruning import Global
 from reprune.pruning.probe import Probe
+from reprune.results.render.gallery import parts
 from reprune.structure.groups import trace
 from reprune.structure.surgery import remove, zero_filters
 
 CONF = Path(__file__).resolve().parent.parent / "conf/method"
-METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - {"baseline"})
+METHODS = sorted(file.stem for file in CONF.glob("*.yaml") if "\nprunes: false" not in file.read_text())   # filters
 
 
 def small_net() -> nn.Sequential:
@@ -36,11 +38,14 @@ def small_net() -> nn.Sequential:
 
 
 def look(net: nn.Module, example: torch.Tensor) -> Probe:
-    """With eight random images, for criteria that look at some; of a contrast that wakes every filter."""
+    """With eight random images, for criteria that look at some; of a contrast that wakes every filter. For those that
+    read what training has learned: the norms of the filters."""
     x = 5 * torch.randn(8, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     data = SimpleNamespace(name="eight", parts=SimpleNamespace(train=range(8), val=range(8)),
                            plain=lambda *_: [(x, torch.arange(8) % 4)], val=lambda *_: [(x, torch.arange(8) % 4)])
-    return Probe(net, example, data)
+    probe = Probe(net, example, data)
+    probe.carried = {"learned": {g.name: sum(w.norm(dim=1) for w in g.filters(net)).tolist() for g in probe.groups}}
+    return probe
 
 
 def criterion(method: str, configure):
@@ -279,3 +284,12 @@ def test_a_probe_reads_held_out_images_and_never_the_test_set(configure, monkeyp
     assert probe.accuracy({}) == evaluate(probe.net, data.val(50))[1]
     assert probe.accuracy({group.name: keep}) == evaluate(smaller, data.val(50))[1]
     assert probe.loss({group.name: keep}, 60) == pytest.approx(evaluate(smaller, data.plain(50, 0, 60))[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_says_what_it_needs_and_where_it_deviates(method):
+    file = CONF.parents[1] / f"src/reprune/methods/{method}.py"
+    said = parts(ast.get_docstring(ast.parse(file.read_text())))
+    assert said["title"] and said["needs"] and said["deviations"] and (said["citation"] or method == "random")
+    needs = {need for clause in said["needs"].split(";") for need in clause.strip().split(", ")}
+    assert needs & {"nothing", "weights", "images", "labels", "gradients", "training"}

@@ -145,9 +145,10 @@ def test_every_option_builds_under_its_name_and_follows_the_dataset(path):
     lambda: models.resnet_b(8), lambda: models.preresnet(20), lambda: models.densenet(10), models.googlenet,
     models.mobilenet_v1, models.mobilenet_v2, lambda: models.vgg(13, bn_last=True),
     lambda: models.lenet5(in_channels=3), lambda: models.lenet300(in_channels=3),
+    lambda: models.mlp(4, in_channels=3),
 ], ids=["resnet", "vgg", "vgg-hidden", "stem", "googlenet", "narrow-alexnet", "narrow-vgg", "narrow-resnet",
         "resnet-b", "preresnet", "densenet", "cifar-googlenet", "mobilenet-v1", "mobilenet-v2", "vgg-bn-last",
-        "lenet5", "lenet300"])
+        "lenet5", "lenet300", "mlp"])
 def test_nets_are_traceable(make):
     net, x = make().eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -206,6 +207,7 @@ def test_a_dotted_path_is_never_imported(tmp_path, monkeypatch):
     ({"_target_": "reprune.models.mobilenet_v2", "classes": -1}, "model.classes=-1"),
     ({"_target_": "reprune.models.vgg", "depth": 16, "hidden": -1}, "model.hidden=-1"),
     ({"_target_": "reprune.models.resnet_cifar_stem", "depth": 50}, "allowed are 18, 34"),
+    ({"_target_": "reprune.models.mlp", "hidden": 0}, "model.hidden=0"),
     ({"_target_": "reprune.models.narrow_alexnet", "in_channels": 0}, "model.in_channels=0"),
     ({"_target_": "reprune.models.narrow_resnet", "depth": 20}, "allowed are 18, 34, 50"),
     ({"_target_": "reprune.models.narrow_vgg", "batch_norm": "yes"}, "model.batch_norm='yes' must be true or false"),

@@ -184,9 +184,10 @@ def test_the_plot_answers_to_mouse_and_keyboard(view):
     mark, tip = view.one('.mark[aria-label^="some2020/B,"]'), view.one("#tip")
     assert not tip.is_displayed()
     ActionChains(view.driver).move_to_element(mark.find_element("css selector", ".shape")).perform()
+    until(tip.is_displayed)                                       # a busy browser takes its time
     assert tip.text.splitlines()[:3] == ["some2020/B", "l1", "Top-1, %: 80.50"]
     ActionChains(view.driver).move_to_element(view.one("h1")).perform()
-    assert not tip.is_displayed()
+    until(lambda: not tip.is_displayed())
     view("document.querySelector('.mark[tabindex=\"0\"]').focus()")
     first = tip.text
     view.press("ARROW_RIGHT")

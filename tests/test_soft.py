@@ -16,7 +16,6 @@ from reprune.pruning import Budget, Method, OneShot, Uniform
 from reprune.pruning.probe import Probe
 from reprune.pruning.rounds import Round
 from reprune.structure.groups import trace
-from reprune.training.callbacks import PruningCallback
 from reprune.training.schedules import Factors
 
 EXAMPLE = torch.zeros(1, 3, 12, 12)
@@ -39,6 +38,12 @@ def soft(criterion, rate=0.4, **more):
     return Method("soft", criterion=criterion, allocation=Uniform(rate=rate), rounds=OneShot(), silence_every=1, **more)
 
 
+def silencing(method, example=EXAMPLE):
+    """What a run has take part in its sparse training."""
+    method.during.view = {"example": example}
+    return method.during
+
+
 def literal_fpgm(w, rate_norm, rate_dist):
     """The card, filter by filter: what the authors' code zeroes of a layer. rate_norm is the fraction kept."""
     rows = [f.flatten().tolist() for f in w]
@@ -56,8 +61,7 @@ def test_fpgm_zeroes_what_the_authors_code_zeroes(rate_norm, rate_dist, seed):
     net = small_net(seed)
     net[0].weight.data += 0.3 * torch.randn(10, 1, 1, 1)           # filters of unlike norms, not around zero
     expected = literal_fpgm(net[0].weight.detach(), rate_norm, rate_dist)
-    PruningCallback(soft(GeometricMedian(norm_rate=1 - rate_norm), 1 - rate_norm + rate_dist),
-                    {"example": EXAMPLE}).silence(net)
+    silencing(soft(GeometricMedian(norm_rate=1 - rate_norm), 1 - rate_norm + rate_dist)).silence(net)
     assert (net[0].weight.abs().sum((1, 2, 3)) == 0).nonzero().flatten().tolist() == expected
 
 
@@ -82,7 +86,7 @@ def test_what_is_silent_at_the_end_goes_even_where_it_is_far_from_the_median():
 
 def trained(method, momentum=0.0):
     """-> the net before training, after an epoch of three steps, and which filters of layer 0 were silent meanwhile."""
-    net, callback = small_net().train(), PruningCallback(method, {"example": EXAMPLE})
+    net, callback = small_net().train(), silencing(method)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=momentum, weight_decay=1e-2)
     generator = torch.Generator().manual_seed(0)
 
@@ -117,7 +121,7 @@ def silent(net):
 
 def test_layers_silence_their_own_filters_until_the_last_time():
     net = residual_net()
-    callback = PruningCallback(soft(FilterNorm(2), silence_layers=True), {"example": torch.zeros(1, 3, 32, 32)})
+    callback = silencing(soft(FilterNorm(2), silence_layers=True), torch.zeros(1, 3, 32, 32))
     norms = {name: m.weight.detach().flatten(1).norm(dim=1) for name, m in net.named_modules()
              if isinstance(m, nn.Conv2d)}
     callback.silence(net)

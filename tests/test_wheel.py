@@ -39,6 +39,7 @@ def reprune(wheel, tmp_path_factory):
 
     where = subprocess.check_output([python, "-c", "import reprune; print(reprune.__file__)"], cwd=there, text=True)
     assert where.startswith(str(site))
+    typed.python = python
     return typed
 
 
@@ -60,6 +61,13 @@ def test_a_sweep_and_what_looks_at_it_work_from_an_empty_folder(reprune, tmp_pat
     assert "2 cells: 2 done" in reprune("status", "-m", *cells, cwd=tmp_path)
     key = next(file.parent.name for file in tmp_path.glob("outputs/*/record.json"))
     assert f"verified: this command has the key {key}" in reprune("show", key[:8], cwd=tmp_path)
+
+
+def test_a_net_gets_smaller_in_three_lines_from_an_empty_folder(reprune, tmp_path):
+    lines = ("import reprune, torch, torchvision; net, x = torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64)\n"
+             "small = reprune.prune(net, x, macs=0.5)\n"
+             "print(reprune.cost(small, x).macs <= 0.5 * reprune.cost(net, x).macs, len(reprune.plan(small)))")
+    assert subprocess.check_output([reprune.python, "-c", lines], cwd=tmp_path, text=True) == "True 8\n"
 
 
 def test_rows_of_papers_and_what_the_folder_adds_are_found(reprune, tmp_path):

@@ -1,6 +1,7 @@
 """reprune: re-runs CNN filter-pruning papers and regenerates their result tables beside the papers' own numbers.
 
     pipeline.py     one run, top to bottom: read it first
+    smaller.py      one call, from a trained net to a smaller one
     methods/        one paper, one file
     pruning/        how filters are chosen: sockets, allocations, rounds, what a criterion may look at
     structure/      tracing, filter groups, costs; filters are removed in surgery.py
@@ -17,14 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reprune.models.checkpoint import load, save
+    from reprune.pruning.allocation import keep_best
+    from reprune.smaller import plan, prune
     from reprune.structure.cost import Cost, cost
     from reprune.structure.groups import FilterGroup, Plan, trace
     from reprune.structure.surgery import remove, silence
 
-__all__ = ["Cost", "FilterGroup", "Plan", "cost", "load", "remove", "save", "silence", "trace"]
+__all__ = ["Cost", "FilterGroup", "Plan", "cost", "keep_best", "load", "plan", "prune", "remove",
+           "save", "silence", "trace"]
 HOME = {"Cost": "structure.cost", "FilterGroup": "structure.groups", "Plan": "structure.groups",
-        "cost": "structure.cost", "load": "models.checkpoint", "remove": "structure.surgery",
-        "save": "models.checkpoint", "silence": "structure.surgery", "trace": "structure.groups"}
+        "cost": "structure.cost", "keep_best": "pruning.allocation", "load": "models.checkpoint", "plan": "smaller",
+        "prune": "smaller", "remove": "structure.surgery", "save": "models.checkpoint", "silence": "structure.surgery",
+        "trace": "structure.groups"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,15 +25,14 @@ from reprune.pruning.sockets import Method
 from reprune.runs.checks import trainable
 from reprune.runs.compose import typed
 from reprune.runs.loggers import open_logger
-from reprune.runs.measure import Stopwatch, check_alive, environment, group_norms, measure, threads
+from reprune.runs.measure import Stopwatch, check_alive, coded, environment, group_norms, measure, threads
 from reprune.runs.shown import finished, show
 from reprune.runs.stages import Stage
 from reprune.runs.store import Store
 from reprune.schema import SCHEMA
-from reprune.structure.cost import widths
 from reprune.structure.groups import Plan
 from reprune.structure.surgery import remove
-from reprune.training.callbacks import AfterStep, PruningCallback, TestCurve
+from reprune.training.callbacks import AfterStep, TestCurve
 from reprune.training.classifier import derive, device, fit, seeded
 from reprune.training.speed import threads_of
 
@@ -59,6 +58,7 @@ class Run:
         self.example = torch.zeros(1, self.data.channels, self.data.size, self.data.size, device=device(cfg))
         self.view = {"example": self.example, "data": self.data, "seed": derive(cfg.seed, "probe"),
                      "batch_size": cfg.recipe.eval_batch_size, "given": bool(cfg.model.weights)}
+        self.method.during.view = self.view
         models.trust(cfg.model._target_)                          # who has typed the config has named it
         self.logger = open_logger(cfg, store)
 
@@ -77,8 +77,12 @@ class Run:
         """From the unpruned net to the record."""
         baseline, trained = self.baseline()
         net, sparse = self.sparse(baseline)
-        before, pruned, recovered = self.rounds(baseline, net)
-        measured = self.measure(baseline, net if self.method.trains_sparse else None, before, pruned)
+        before, pruned, recovered = self.rounds(baseline, net, sparse.get("carried", {}))
+        with self.watch("measure"):
+            pruned, size = coded(self.method, baseline, pruned, self.store.folder)
+            measured = measure(baseline, net if self.method.trains_sparse else None, before, pruned, self.data,
+                               self.example, self.cfg.measure.batch_size, self.cfg.recipe.eval_batch_size)
+        measured["pruned"] |= size
         record = self.record(trained, sparse, recovered, measured)
         self.store.finish(record, pruned)
         return record
@@ -104,25 +108,26 @@ class Run:
             net = models.build(OmegaConf.to_container(self.cfg.model, resolve=True))
         net = net.to(self.example.device, memory_format=torch.channels_last)
         models.check_task(net, self.example, self.data.classes)
-        if self.method.prunes:
-            self.method.check(self.look(net))
+        self.check(net)
         return net
 
+    def check(self, net: nn.Module) -> None:
+        """Raises UserError where the method cannot serve this net."""
+        if self.method.prunes or self.method.trains_sparse:
+            self.method.check(self.look(net))
+
     def sparse(self, baseline: nn.Module) -> tuple[nn.Module, dict]:
-        """Trained on with the method's penalties, or with filters silenced on its schedule, if it has any."""
+        """Trained on with the method's penalties, and what else it does meanwhile, if anything."""
         if not self.method.trains_sparse:
             return baseline, {"epochs": 0}
-        if self.method.prunes:
-            self.method.check(self.look(baseline))                # which may have been found, and not made
+        self.check(baseline)                                      # which may have been found, and not made
         stage = self.store.stage("sparse")
         done = stage.found()
         if done is None:
             net = copy.deepcopy(baseline)
-            silencing = [PruningCallback(self.method, self.view)] if self.method.silence_every else []
-            if self.method.during is not None:
-                silencing.append(self.method.during.callback(self.view))
-            facts = self.train(net, "sparse", "sparse", stage, baseline, self.method.penalties, callbacks=silencing)
-            done = stage.keep(net, {**facts, "group_norms": group_norms(self.look(net))})
+            facts = self.train(net, "sparse", "sparse", stage, baseline, penalties=self.method.penalties,
+                               during=self.method.during)
+            done = stage.keep(net, {**facts, "group_norms": group_norms(net)})
         net, facts = self.ended("sparse", *done)
         if self.method.prunes and facts["epochs"]:
             weights = [f"method.penalties.{name}.weight" for name in self.method.penalties]
@@ -130,11 +135,11 @@ class Run:
                         f"lower {' or '.join(weights) or 'the rate of method.allocation'}, or train longer")
         return net, facts
 
-    def rounds(self, baseline: nn.Module, net: nn.Module) -> tuple[nn.Module, nn.Module, dict[str, dict]]:
+    def rounds(self, baseline: nn.Module, net: nn.Module, carried: dict) -> tuple[nn.Module, nn.Module, dict]:
         """-> the net before and after it recovers for the last time, and what is known of every recovery"""
         if not self.method.prunes:
             return net, net, {}
-        before, recovered, first, carried = net, {}, self.look(net), {}
+        before, recovered, first = net, {}, self.look(net, carried=carried)
         for number, turn in enumerate(self.turns(first)):
             before, carried = self.cut(net, number, turn, first.original, carried)
             name = "recover" if turn.last else f"recover-{number}"
@@ -172,23 +177,17 @@ class Run:
             net, tested = copy.deepcopy(before), TestCurve(self.data, self.cfg.recipe.eval_batch_size)
             part = "recover" if turn.last or "between" not in self.cfg.recipe else "between"
             penalties = self.method.recover_penalties if turn.last else self.method.between_penalties
-            facts = self.train(net, name, part, stage, baseline, penalties, epochs=turn.epochs, batches=turn.batches,
+            facts = self.train(net, name, part, stage, baseline, penalties=penalties, epochs=turn.epochs,
+                               batches=turn.batches,
                                callbacks=[tested] * (self.cfg.recipe.test_every_epoch and turn.last))
             done = stage.keep(net, {**facts, "top1_per_epoch": tested.top1})
         return self.ended("recover", *done)
 
     def train(self, net: nn.Module, name: str, part: str, stage: Stage, baseline: nn.Module | None = None,
-              penalties: Mapping[str, Any] | None = None, callbacks: Sequence[pl.Callback] = (),
-              epochs: int | None = None, batches: int | None = None) -> dict:
-        """Trains `net` by a part of the recipe; a penalty that wants to may learn from the baseline. -> facts"""
-        cfg = copy.deepcopy(self.cfg)
-        if batches is not None:
-            OmegaConf.update(cfg, "trainer.limit_train_batches", batches, force_add=True)
-        learns = any(getattr(penalty, "needs_teacher", False) for penalty in (penalties or {}).values())
-        facts = fit(net, self.data, cfg, name, part, epochs=epochs, penalties=penalties,
-                    teacher=copy.deepcopy(baseline) if learns else None, unfinished=stage.unfinished,
-                    callbacks=[*self.logger.stage(name), AfterStep(), *callbacks])
-        return facts if batches is None else {**facts, "epochs": 0}               # no whole one
+              callbacks: Sequence[pl.Callback] = (), **more: Any) -> dict:
+        """Trains `net` by a part of the recipe; penalties may learn from the baseline. more: of `fit`. -> facts"""
+        return fit(net, self.data, self.cfg, name, part, teacher=baseline, unfinished=stage.unfinished,
+                   callbacks=[*self.logger.stage(name), AfterStep(), *callbacks], **more)
 
     def ended(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
         """A stage that has ended, in this attempt or in an earlier one."""
@@ -198,13 +197,6 @@ class Run:
     def look(self, net: nn.Module, **round: Any) -> Probe:
         """What criteria, allocations and searches may see of a net."""
         return Probe(net, **self.view, **round)
-
-    def measure(self, baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, pruned: nn.Module) -> dict:
-        """What the record says of the nets."""
-        with self.watch("measure"):
-            rows = measure(baseline, sparse, before, pruned, self.data, self.example, self.cfg.measure.batch_size,
-                           self.cfg.recipe.eval_batch_size)
-        return {**rows, "widths": widths(baseline, pruned)}
 
     def record(self, trained: dict, sparse: dict, recovered: dict[str, dict], measured: dict) -> dict:
         """All that a table needs, to be traced back to here."""

@@ -8,12 +8,13 @@ from reprune.errors import UserError
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5,), (0.5,)                   # pixels from -1 to 1
 
-# mean and std per channel over all images of the published training set (fashion_mnist: before padding to 32x32)
+# mean and std per channel over all images of the published training set (fashion_mnist, mnist: before padding to 32x32)
 OWN = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     "fashion_mnist": ((0.2860,), (0.3530,)),
+    "mnist": ((0.1307,), (0.3081,)),
 }
 
 

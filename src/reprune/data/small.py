@@ -56,15 +56,27 @@ def svhn(data_dir: str, **knobs) -> TensorData:
     return _data(*(_arrays(s.data.transpose(0, 2, 3, 1), s.labels) for s in sets), **knobs)
 
 
-def fashion_mnist(data_dir: str, size: int, **knobs) -> TensorData:
+def fashion_mnist(**knobs) -> TensorData:
     """Fashion-MNIST, in data_dir/FashionMNIST/raw; 28x28 images get a border of zeros up to `size`."""
     from torchvision.datasets import FashionMNIST
 
+    return _mnist(FashionMNIST, **knobs)
+
+
+def mnist(**knobs) -> TensorData:
+    """MNIST, in data_dir/MNIST/raw; likewise."""
+    from torchvision.datasets import MNIST
+
+    return _mnist(MNIST, **knobs)
+
+
+def _mnist(dataset, data_dir: str, size: int, name: str, **knobs) -> TensorData:
     border = (size - 28) // 2
     if border < 0 or size % 2:
-        raise UserError(f"dataset fashion_mnist: size is {size}; its 28x28 images fit an even size from 28 up")
-    sets = fetch(FashionMNIST, data_dir, "FashionMNIST/raw")
-    return _data(*((F.pad(s.data, (border,) * 4)[..., None], s.targets.long()) for s in sets), size=size, **knobs)
+        raise UserError(f"dataset {name}: size is {size}; its 28x28 images fit an even size from 28 up")
+    sets = fetch(dataset, data_dir, f"{dataset.__name__}/raw")
+    parts = ((F.pad(s.data, (border,) * 4)[..., None], s.targets.long()) for s in sets)
+    return _data(*parts, size=size, name=name, **knobs)
 
 
 def tinyimagenet(data_dir: str, **knobs) -> TensorData:

@@ -9,6 +9,8 @@ r"""Network trimming: filters whose activations are mostly zero.                
 Trimming and retraining alternate, each time from the weights that have survived, beginning with the few layers of the
 highest mean APoZ. The criterion is 1 - APoZ (larger = keep); (2) is `MeanStd`, the rounds are `rounds: steps`.
 
+Needs: images.
+
 Deviations: known are (1), (2) and that trimming and retraining alternate; the number of layers at a time, of rounds and
 examples (5000, held out of the training set), and all schedules are a reconstruction. Only widths that no addition
 couples are pruned (`groups: inner`), as the last conv of a residual block has no ReLU of its own; where others are

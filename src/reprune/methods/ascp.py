@@ -12,6 +12,8 @@ After (3) all filters go on training, each on its own, until they are clustered 
 until the end: (3) follows every step, which for SGD is one gradient for all of them. Then (4) removes the copies, and
 exactly so, because channels with the same filter and the same batch norm say the same.
 
+Needs: training.
+
 Deviations: a reconstruction. Known is the sequence: cluster, make alike, train, at a rate that rises by one of several
 laws, and add channels at removal. k-means, distances, (1) and its rivals, how batch norm takes part and the schedule
 are ours, each a knob; a bound on the size of a cluster is not offered. Epochs: T is a share of those of the sparse
@@ -22,8 +24,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -35,12 +37,10 @@ from torch import Tensor, nn
 from reprune.errors import UserError
 from reprune.methods.output_error import cut, dense, put, weights
 from reprune.pruning.allocation import choice
+from reprune.pruning.during import During
 from reprune.pruning.probe import Probe
 from reprune.pruning.sockets import Allocation, Criterion
 from reprune.structure.groups import FilterGroup
-
-if TYPE_CHECKING:
-    from reprune.pruning.sockets import Method
 
 DECAYS = {
     "exp": lambda x, kappa: math.expm1(-kappa * x) / math.expm1(-kappa),
@@ -149,9 +149,10 @@ def added(w: Tensor, keep: Tensor, to: Tensor) -> Tensor:
     return w[:, keep].index_add(1, to, w[:, ~keep])
 
 
-class Clusters:
+class Clusters(During):
     """Eq. 1 to 3 while the net trains.
 
+    criterion    of the method: it finds the copies again
     allocation   of the method: how many filters go in the end, of each width
     decay        how the rate rises: "exp" (1) | "linear" | "cosine" | "step" (by quarters)
     kappa        of (1)
@@ -161,39 +162,31 @@ class Clusters:
     bn           "average": batch norm takes part in (3) | "keep": it does not, and (4) is not exact
     """
 
-    def __init__(self, allocation: Allocation, decay: str = "exp", kappa: float = 5.0, rise: float = 0.8,
-                 interval: int = 1, space: str = "raw", bn: str = "average"):
+    def __init__(self, criterion: Criterion, allocation: Allocation, decay: str = "exp", kappa: float = 5.0,
+                 rise: float = 0.8, interval: int = 1, space: str = "raw", bn: str = "average"):
         choice("during.decay", decay, tuple(DECAYS))
         choice("during.space", space, ("raw", "unit_norm"))
         choice("during.bn", bn, ("average", "keep"))
         if kappa <= 0 or not 0 < rise <= 1 or interval < 1:
             raise UserError("during: kappa must be above 0, rise above 0 and at most 1, interval at least 1, got "
                             f"{kappa}, {rise}, {interval}")
-        self.allocation, self.decay, self.kappa, self.rise = allocation, decay, kappa, rise
+        super().__init__()
+        self.criterion, self.allocation = criterion, allocation
+        self.decay, self.kappa, self.rise = decay, kappa, rise
         self.interval, self.unit_norm, self.norms = interval, space == "unit_norm", bn == "average"
+        self.labels: dict[str, Tensor] = {}                       # group -> cluster of each filter
 
-    def check(self, method: Method) -> None:
-        if not isinstance(method.criterion, Twins):
+    def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
+        if not isinstance(self.criterion, Twins):
             raise UserError("method.during makes filters alike, which a method.criterion reprune.methods.ascp.Twins "
-                            f"finds again, got {type(method.criterion).__name__} (method.during=null: none)")
+                            f"finds again, got {type(self.criterion).__name__} (method.during=null: none)")
 
     def share(self, t: int, end: int) -> float:
         """Eq. 1 without P."""
         return DECAYS[self.decay](t / end, self.kappa)
 
-    def callback(self, view: Mapping[str, Any]) -> pl.Callback:
-        return _Clustering(self, view)
-
-
-class _Clustering(pl.Callback):
-    """view: what a `Probe` has beside the net."""
-
-    def __init__(self, of: Clusters, view: Mapping[str, Any]):
-        self.of, self.view = of, view
-        self.labels: dict[str, Tensor] = {}                       # group -> cluster of each filter
-
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self.end = max(1, int(self.of.rise * trainer.max_epochs + 1e-9))
+        self.end = max(1, int(self.rise * trainer.max_epochs + 1e-9))
         self.groups = {g.name: g for g in Probe(module.net, **self.view).groups}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
@@ -202,23 +195,23 @@ class _Clustering(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         done = trainer.current_epoch + 1
-        if done == self.end or done < self.end and done % self.of.interval == 0:
-            self.cluster(Probe(module.net, **self.view, share=self.of.share(done, self.end), soft=True), done)
+        if done == self.end or done < self.end and done % self.interval == 0:
+            self.cluster(Probe(module.net, **self.view, share=self.share(done, self.end), soft=True), done)
             self.merge(module.net)
 
     @torch.no_grad()
     def cluster(self, probe: Probe, epoch: int) -> None:
-        groups = self.of.allocation.candidates(probe)
-        plan = self.of.allocation(Twins().scores(groups, probe), probe)
+        groups = self.allocation.candidates(probe)
+        plan = self.allocation(Twins().scores(groups, probe), probe)
         for g in (g for g in groups if g.name in plan and not plan[g.name].all()):
             w = torch.cat(g.filters(probe.net), 1)
-            w = F.normalize(w, dim=1) if self.of.unit_norm else w
+            w = F.normalize(w, dim=1) if self.unit_norm else w
             self.labels[g.name] = cluster(w, int(plan[g.name].sum()), self.view["seed"] + epoch,
                                           self.labels.get(g.name))
 
     def merge(self, net: nn.Module) -> None:
         for name, labels in self.labels.items():
-            merge(net, self.groups[name], labels, self.of.norms, self.of.unit_norm)
+            merge(net, self.groups[name], labels, self.norms, self.unit_norm)
 
     def state_dict(self) -> dict:
         return {"labels": self.labels}

@@ -12,6 +12,8 @@ r"""Filter importance from batch norm alone.                  Oh et al., WACV 20
 The score of a filter is one of (2) to (5), divided by the mean of its layer; no image is looked at. The lowest of the
 whole net go (`allocation: global`, at least a tenth of each layer stays), with or without fine-tuning after it.
 
+Needs: weights; batch norm.
+
 Deviations: a reconstruction. Known from the abstract is that the parameters of batch norm, as the distribution of what
 an activation gives out, tell the importance without data. The model (1), the statistic, weights of the next layer, the
 normalisation, the ranking over layers and the schedule are ours, each a knob: name them with every result. Where no

@@ -18,6 +18,8 @@ and order are those of the unpruned net throughout.
 Sigma_SS^-1 grows by one block a step. It is kept as the blocks P of a Cholesky factor, P P^T = Sigma_CS Sigma_SS^-1
 Sigma_SC: the numbers are those of block inversion, and a step costs no more than one block of columns.
 
+Needs: images; held-out images and their labels for the rates.
+
 Deviations: trials, the highest sparsity, the drop that is allowed and the ridge on Sigma are a reconstruction. Widths
 are pruned where no addition couples them: the authors drop inputs of any conv but the first. The shift of (4) goes to
 the bias or to the mean of batch norm behind the layer; where there is neither, mu counts as zero. Channels that several

@@ -14,6 +14,8 @@ r"""Divnet: a diverse set of neurons stays, the others are fused into it.      M
 Alike neurons are unlikely to stay together. The score of a neuron is its marginal probability in the DPP of L, the
 diagonal of L (L + I)^-1; the search draws as many as the allocation says from (2), or takes the likeliest set greedily.
 
+Needs: images.
+
 Deviations: a reconstruction. Known are a DPP over the neurons of a layer and fusing by new outgoing weights; kernel,
 beta, the number of samples, (3) for convs, the ridge of 1e-6 in its pseudo-inverse and fine-tuning after it are ours. A
 sample is an image and a place of the map that the next layer reads. What several layers read at several places has the

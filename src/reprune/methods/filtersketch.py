@@ -11,6 +11,8 @@ r"""FilterSketch: narrower weights that keep the covariance of the trained ones.
 No data is needed, and no filter of the old net stays: the sketch is where fine-tuning starts. Batch norm between the
 two convs starts anew; all else is copied. The sketch is a repair, after surgery has cut filters (any) to the widths.
 
+Needs: weights.
+
 Deviations: the authors' code reshapes the inputs of the second conv without transposing, so its rows are slices of
 memory and no inputs; so does this, and `transpose_fix` does what was meant. Any width between two plain layers can be
 sketched, where the authors name those of residual blocks and of the 3x3 and 5x5 branches of GoogLeNet (of these, a conv

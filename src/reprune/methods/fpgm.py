@@ -11,6 +11,8 @@ Zeroed filters have no gradient until the next selection (`silence_gradients`), 
 again; SFP leaves it to them. Momentum still moves them, as in the authors' code. What is zero after the last epoch is
 removed.
 
+Needs: training.
+
 Deviations: the layers of a residual group share one mask, by the sums of their norms and distances, so that the removal
 at the end is real (a reconstruction; `silence_layers: true` gives each layer its own until the last time). Batch norm
 is removed with its filter (the authors leave its shift behind). Mixed: int(N P) filters go, the authors'

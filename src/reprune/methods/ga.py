@@ -12,6 +12,8 @@ Layer by layer: so many channels as the sensitivity of the layer allows; the gen
 many zeros with the least (1), the first approximation of the loss; the few best of its last generation are tried on the
 real net, the second; the net is fine-tuned by distillation from the unpruned one, and the next layer follows.
 
+Needs: images; held-out images and their labels for the rates.
+
 Deviations: a reconstruction. Known are the pipeline, Bernoulli genes, the error before the activation and the
 distillation; the exact form (1), the operators, their rates and sizes, the sensitivity rule, the finalists and all
 schedules are ours, each a knob. A channel that several layers read has the sum of their errors. The paper speaks of

@@ -15,6 +15,8 @@ trained.
 A filter goes by being silenced for good; those are removed after training. If training ends before the budget is met,
 the rest goes at once, by (1) on images drawn from the training set: give it enough epochs.
 
+Needs: images, labels, gradients, training.
+
 Deviations: the learning rates, and all of a use on CIFAR, are a reconstruction (recipe liu2021). Layers are grouped by
 channels and not by their parents, which differs behind a concatenation. In (macs) a filter that its own layer reads is
 not counted twice. Once the budget is met, training goes on to the end of the recipe.
@@ -22,9 +24,9 @@ not counted twice. Once the budget is met, training goes on to the end of the re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -33,14 +35,12 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.pruning.allocation import choice, removed
+from reprune.pruning.during import During
 from reprune.pruning.probe import Probe, eval_mode
 from reprune.pruning.ranking import Budget
 from reprune.pruning.sockets import Criterion, Scores
 from reprune.structure.groups import FilterGroup, Plan, Slice, traced
 from reprune.structure.surgery import mute
-
-if TYPE_CHECKING:
-    from reprune.pruning.sockets import Method
 
 
 def importance(gradients: Tensor, order: int = 2) -> Tensor:
@@ -134,32 +134,23 @@ class GroupFisher(Criterion):
         return 1
 
 
-class Removal:
+class Removal(During):
     """One filter every `interval` steps, while the net trains, until the budget of the allocation is met."""
 
     def __init__(self, criterion: Criterion, allocation: Any, interval: int = 25):
         if interval < 1:
             raise UserError(f"during.interval must be at least 1, got {interval}")
+        super().__init__()
         self.criterion, self.allocation, self.interval = criterion, allocation, interval
+        self.plan, self.total, self.steps = {}, {}, 0
 
-    def check(self, method: Method) -> None:
+    def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
         if not isinstance(self.criterion, GroupFisher):
             raise UserError("method.during removes filters by a method.criterion reprune.methods.group_fisher."
                             f"GroupFisher, got {type(self.criterion).__name__} (method.during=null: all at once)")
         if not isinstance(self.allocation, Budget) or self.allocation.spread != "global":
             raise UserError("method.during removes one filter at a time until a budget is met: it needs "
                             "method/allocation=macs_global, or params with method.allocation.spread=global")
-
-    def callback(self, view: Mapping[str, Any]) -> pl.Callback:
-        return _Removing(self, view)
-
-
-class _Removing(pl.Callback):
-    """view: what a `Probe` has beside the net."""
-
-    def __init__(self, removal: Removal, view: Mapping[str, Any]):
-        self.criterion, self.allocation, self.interval = removal.criterion, removal.allocation, removal.interval
-        self.view, self.plan, self.total, self.steps = view, {}, {}, 0
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         module.launch_each()

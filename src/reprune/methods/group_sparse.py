@@ -12,6 +12,8 @@ r"""Group sparse regularisation of outgoing weights.      Scardapane et al., Neu
 The sub-gradient of (1) is 0 at g = 0, as it has 1e-12 in its root; it only comes near zero, so that (3) needs a
 threshold. (4) is exactly zero there: `proximal: true`, no part of the paper, then stands for (1) in the loss.
 
+Needs: training.
+
 Deviations: penalty and groups are known at second hand; convs, thresholds and schedules are a reconstruction. By
 default channels are ranked by || g ||_2 and a rate goes (`allocation: dead` is (3)); their filters and batch norm go
 with them. Scales and shifts of batch norm are not penalised.

@@ -20,6 +20,8 @@ carry over between widths. `scale: per_kernel` takes it away; it is no part of t
 
     R'(W) = R(W) / n ^ (q - 1)                                       (4)   n = O with "feature", I with "neuron"
 
+Needs: training; images and labels where filters are chosen by loss increase.
+
 Deviations: where a root meets an exact zero the sub-gradient 0 is taken; the authors' code gives NaN there.
 In a grouped conv, "feature" joins the kernels of equal position in every conv group (a depthwise conv is one group).
 """

@@ -8,6 +8,8 @@ r"""HRank: filters whose feature maps have a low rank.                      Lin 
 Layer by layer: int(P C) filters of one layer go, the net is fine-tuned, the next layer follows (`rounds:
 layer_by_layer`). HRankPlus removes them in all layers at once and fine-tunes longer (`rounds: one_shot`).
 
+Needs: images.
+
 Deviations: images are not augmented (the authors': they are; the ranks hardly depend on them). Filters are removed, the
 authors mask them and batch norm until the end, and keep the best epoch of every fine-tuning where this keeps the last.
 In residual nets the rows prune inner widths; the authors mask block outputs too. What several layers read at several

@@ -15,6 +15,8 @@ each block only (`allocation.groups: inner`). It reports the best test accuracy 
 Where a residual stage is pruned (ResNet-34-C), the shortcut projection and the second convs go by one set of indices,
 ranked by the filters of the projection (`coupled: projection`).
 
+Needs: weights.
+
 Deviations: batch size, momentum and weight decay of retraining are not in the paper (recipe li2017: 128, 0.9, 1e-4);
 nor is which of both ways a row of its table went: independent here. Residual stages without a projection, which the
 paper leaves alone, are ranked by the sum over their layers.

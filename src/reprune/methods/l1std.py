@@ -10,6 +10,8 @@ r"""L1-norm plus standard deviation.       Sun, Zhou, Pan, Zhong & Wang, ICMV 20
 Filters of all layers are ranked together and the lowest go at once ("multilayer": no rate per layer is set by hand), at
 least a tenth of each layer stays; then the net is retrained.
 
+Needs: weights.
+
 Deviations: a reconstruction. Known from the abstract are the two ingredients, removal in all layers at once and
 retraining; formula (3), its normalisation, the global threshold and the floor are ours, each a knob. The filters of a
 residual group get the mean of their layers' scores.

@@ -17,6 +17,8 @@ A = Z^T Z [c, c] and Z^T Y [c] with Z = [X_1 W_1^T, ...]. Where batch norm follo
 Layer by layer, in order of execution and with nothing trained in between; then the net is fine-tuned. A score is the
 alpha at which a channel enters the path of (1), so that any allocation can say how many stay.
 
+Needs: images.
+
 Deviations: rates and schedule on CIFAR are a reconstruction (recipe he2017). Each layer's search for alpha starts at
 1e-3, not where the one before it ended: a run that is cut off goes on as if it was not. Where no alpha gives so many
 channels (two enter at once, or too few ever do), the largest |beta| stay. A channel that several layers read has one

@@ -13,6 +13,8 @@ Early-bird: 25 epochs from fresh weights with (1), all filters ranked together b
 layer; then the net is trained. Iterative (`rounds: iterative`): rounds by (4); after each but the last plain
 training, then (1) for some epochs (`between_penalties`, from_epoch).
 
+Needs: images, labels, gradients, training.
+
 Deviations: shortcuts have the r_l of the first conv of their block, as in the authors' ResNet-34; MobileNet, of which
 no weights are known, has sqrt(n_l). Filters that a residual stage shares have the sum of (3) over its layers, and go
 together (a reconstruction); the first stage of a ResNet stays whole with the first conv. Weight decay stays on in the

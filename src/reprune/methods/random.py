@@ -2,6 +2,8 @@ r"""Random filters: the control every criterion must beat.
 
     s_i ~ U(0, 1)                                           s_i of every filter, from the seed of the run alone
 
+Needs: nothing.
+
 Deviations: none; Mittal et al., WACV 2018, arXiv:1801.10447 show how hard this control is to beat.
 """
 

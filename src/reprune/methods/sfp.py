@@ -9,6 +9,8 @@ r"""SFP: soft filter pruning.                                He et al., IJCAI 20
 Zeroed filters go on training and may come back; what is zero after the last epoch is removed. The silencing itself is
 `PruningCallback`, the ranking `FilterNorm(p=2)`: this method is its YAML, conf/method/sfp.yaml, and this page.
 
+Needs: training.
+
 Deviations: the authors zero every conv on its own, block outputs included; here the layers of a residual group share
 one mask (ranked by the sum of their norms), so that the removal at the end is real (a reconstruction). With
 `silence_layers: true` each layer has its own, and the shared one only the last time. Batch norm is removed with its

@@ -9,6 +9,8 @@ r"""Network slimming: L1 on the scale factors of batch normalisation.     Liu et
 Gamma starts at 0.5, where the penalised training starts from fresh weights; the narrow net is fine-tuned as it was
 trained. Weight decay acts on gamma as well.
 
+Needs: training; batch norm.
+
 Deviations: the baseline, which is not penalised, starts with gamma 1. A channel that passes several BN layers (block
 outputs; DenseNet) is ranked by their mean |gamma|. In residual nets inner widths only are pruned (`groups: inner`),
 where the paper, on pre-activation nets, also selects the inputs of a block; t is then a percentile of what may go. The

@@ -11,6 +11,8 @@ r"""Taylor expansion on feature maps.                        Molchanov et al., I
 The map with the lowest score in the whole net goes, some updates follow, and so on (`allocation: global`, `rounds:
 steps`); the net is fine-tuned at the end.
 
+Needs: images, labels, gradients.
+
 Deviations: scores are measured on n_samples training images after the updates, in eval mode and without augmentation,
 where the paper adds them up during the updates; a round takes an equal share of the reduction, and not one map. What
 lambda multiplies (multiply-adds in millions) and inner widths only in residual nets are a reconstruction; maps that

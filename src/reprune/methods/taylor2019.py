@@ -12,6 +12,8 @@ A gate behind a batch norm acts as one behind the ReLU that follows (g y -> g ma
 that of a residual stage stands on the sum of every block. The lowest gates of the whole net go, without normalisation,
 some mini-batches of training follow, and so on (`allocation: global`, `rounds: steps`).
 
+Needs: images, labels, gradients.
+
 Deviations: importance is measured on training images after the updates, in eval mode and without augmentation, where
 the authors' code collects it during the updates; momentum of the optimiser starts anew in every round, and the penalty
 `group_wd_coeff` (1e-8) is left out. The authors' code divides every gate of a ResNet that is not one of a stage by 3 as

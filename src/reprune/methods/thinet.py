@@ -11,6 +11,8 @@ A sample is an image, a random position and a random filter of the next layer. O
 t^T X^T X t and (2) is X_S^T X_S w = X_S^T X 1: one pass, [C, C] whatever N is. The order of (1) is the score, as a
 fraction of C, so that any allocation can say how many go; (2) is a repair. Layer by layer, with fine-tuning in between.
 
+Needs: images.
+
 Deviations: how long and at which rates is fine-tuned is not known, and the paper has no CIFAR rows: recipe luo2017 is a
 reconstruction. Images are drawn from the whole training set, not so many of each class. Where a map has no more
 positions than are asked for, each counts once. A channel that several layers read is discarded by the sum over them,

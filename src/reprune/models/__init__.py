@@ -12,6 +12,7 @@
 | `vgg`               | CIFAR VGG-13/16/19 with batch norm                           | vgg13, vgg16, vgg19            |
 | `lenet5`            | LeNet-5 of Caffe                                             | lenet5                         |
 | `lenet300`          | LeNet-300-100                                                | lenet300                       |
+| `mlp`               | a perceptron with one hidden layer, for inputs of one pixel  | mlp                            |
 | `resnet_cifar_stem` | ImageNet ResNet-18/34 with a 3x3 stem, for small images      | resnet18, resnet34             |
 | `narrow_alexnet`    | AlexNet with 8 to 32 filters, for small images               | narrow_alexnet                 |
 | `narrow_resnet`     | ImageNet ResNet-18/34/50 with 8 to 64 filters                | narrow_resnet{18,34}           |
@@ -35,20 +36,20 @@ from reprune.models.cifar_preresnet import preresnet
 from reprune.models.cifar_resnet import resnet, resnet_b
 from reprune.models.cifar_vgg import vgg
 from reprune.models.common import check_task
-from reprune.models.lenet import lenet5, lenet300
+from reprune.models.lenet import lenet5, lenet300, mlp
 from reprune.models.narrow import narrow_alexnet, narrow_resnet, narrow_vgg
 from reprune.models.torchvision_zoo import resnet_cifar_stem, torchvision
 from reprune.models.weights import load_weights
 from reprune.structure.notes import note
 
-__all__ = ["build", "check_task", "densenet", "googlenet", "lenet300", "lenet5", "load_weights", "mobilenet_v1",
+__all__ = ["build", "check_task", "densenet", "googlenet", "lenet300", "lenet5", "load_weights", "mlp", "mobilenet_v1",
            "mobilenet_v2", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "preresnet", "resnet", "resnet_b",
            "resnet_cifar_stem", "torchvision", "vgg"]
 
 # The only names `build` calls, and those that `trust` adds. A checkpoint carries its model config, so a dotted path may
 # come from a stranger's file: it is looked up here and never imported.
 BUILDERS = {f"{__name__}.{f.__name__}": f for f in (
-    resnet, resnet_b, preresnet, densenet, googlenet, mobilenet_v1, mobilenet_v2, vgg, lenet5, lenet300,
+    resnet, resnet_b, preresnet, densenet, googlenet, mobilenet_v1, mobilenet_v2, vgg, lenet5, lenet300, mlp,
     resnet_cifar_stem, narrow_alexnet, narrow_resnet, narrow_vgg, torchvision)}
 
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from reprune import models
 from reprune.errors import UserError
 from reprune.files import replacing
+from reprune.models.dynamic import gate
 from reprune.models.header import FLOATS, FORMAT, Held, parse, read, read_header
 from reprune.structure.groups import FilterGroup, Plan, trace
 from reprune.structure.notes import notes
@@ -36,6 +37,13 @@ def save(net: nn.Module, path: str | Path, model: dict | None = None,
     Raises UserError where it is unknown, where the file could not be loaded again, or where the disk is full or does
     not take it.
     """
+    header = header_of(net, model, builder)
+    with replacing(Path(path)) as part:
+        save_model(net, str(part), {"reprune": header})
+
+
+def header_of(net: nn.Module, model: dict | None = None, builder: Callable[..., nn.Module] | None = None) -> str:
+    """The header, from which the net can be built again. Raises UserError where it cannot."""
     model, history = model or notes(net).get("model"), notes(net).get("history", [])
     if builder is not None:
         model = {"_target_": f"{builder.__module__}.{builder.__qualname__}", **(model or {})}
@@ -48,13 +56,13 @@ def save(net: nn.Module, path: str | Path, model: dict | None = None,
                         "or builder=, the function or class that makes it, with its arguments as model=")
     plans = [{g: _indices(~mask) for g, mask in plan.items() if not mask.all()} for plan in history]
     header = json.dumps({"format": FORMAT, "model": {**model, "weights": None}, "channels_last": _is_channels_last(net),
-                         "input_shape": notes(net).get("input_shape", ()), "history": [p for p in plans if p]})
+                         "input_shape": notes(net).get("input_shape", ()), "history": [p for p in plans if p],
+                         **{name: what for name, what in notes(net).items() if name == "gates"}})
     try:
         parse(header)
     except ValueError as error:
         raise UserError(f"save: a checkpoint cannot describe this {type(net).__name__}: {error}") from error
-    with replacing(Path(path)) as part:
-        save_model(net, str(part), {"reprune": header})
+    return header
 
 
 def load(path: str | Path, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
@@ -90,16 +98,29 @@ class _Weightless(TorchFunctionMode):
 
 def _described(header: dict, held: Held, builder: Callable[..., nn.Module] | None) -> nn.Module:
     """The pruned net on the meta device. Raises ValueError where it does not have the tensors that the file holds."""
-    with _Weightless():
-        net = models.build({**header["model"], "weights": None}, builder)        # a header names no other files to read
-    net.to("meta")
+    net = unpruned(header, builder)
     _check_room(net, held, header["history"])
-    example = torch.empty(1, *header["input_shape"], device="meta")
-    for removed in filter(None, header["history"]):
-        net = remove(net, _plan(trace(net, example), removed), check=False)      # it was checked before it was saved
+    net = cut(net, header)
     for name, tensor in net.state_dict().items():
         if list(tensor.shape) != held[name][1]:
             raise ValueError(f"{name} has shape {str(held[name][1]):.60}, not {list(tensor.shape)}")
+    return net
+
+
+def unpruned(header: dict, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
+    """The net that filters were removed from, on the meta device."""
+    with _Weightless():
+        net = models.build({**header["model"], "weights": None}, builder)        # a header names no other files to read
+        if gates := header.get("gates"):
+            gate(net, **gates)
+    return net.to("meta")
+
+
+def cut(net: nn.Module, header: dict) -> nn.Module:
+    """It without the filters that went."""
+    example = torch.empty(1, *header["input_shape"], device="meta")
+    for removed in filter(None, header["history"]):
+        net = remove(net, _plan(trace(net, example), removed), check=False)      # it was checked before it was saved
     return net
 
 

@@ -22,7 +22,7 @@ Held = dict[str, tuple[str, list[int]]]
 
 
 def read_header(path: str | Path) -> dict:
-    """The metadata of a checkpoint: model, input_shape, history, channels_last.
+    """The metadata of a checkpoint: model, input_shape, history, channels_last, and gates of a dynamic net.
 
     Raises UserError for a file that is missing, no safetensors file, or not of this program."""
     return read(path)[0]
@@ -69,6 +69,9 @@ def parse(text: str) -> dict:
     shape = header["input_shape"]
     _need(not shape or len(shape) == 3 and all(_is_count(n) and n for n in shape) and math.prod(shape) <= IMAGE,
           f"input_shape {str(shape):.100} is not [channels, height, width] of an image")
+    gates = header.get("gates")
+    _need(gates is None or not header["history"] and isinstance(gates, dict) and gates.keys() == {"squeeze_rate"}
+          and _is_count(gates["squeeze_rate"]) and gates["squeeze_rate"] > 0, "gates are not a squeeze_rate alone")
     for plan in header["history"]:
         _need(isinstance(plan, dict) and all(isinstance(gone, list) for gone in plan.values()), "a plan is no mapping")
         for group, gone in plan.items():

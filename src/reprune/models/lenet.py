@@ -1,4 +1,4 @@
-"""LeNets for MNIST, as Caffe has them.     LeCun et al., Proc. IEEE 1998; pruned in Han et al. 2016, arXiv:1510.00149.
+"""LeNets for MNIST, as Caffe has them (LeCun et al., Proc. IEEE 1998; Han et al. 2016, arXiv:1510.00149); a perceptron.
 
 On 28x28 images these are the published nets. Other sizes are pooled to what the linear layers read: the last max-pool
 of LeNet-5 makes 4x4 maps of any size, and LeNet-300-100 sees a 28x28 average of its images.
@@ -52,3 +52,16 @@ def lenet300(classes: int = 10, in_channels: int = 1) -> nn.Module:
     check_counts(classes=classes, in_channels=in_channels)
     return nn.Sequential(nn.AdaptiveAvgPool2d(SIDE), nn.Flatten(), nn.Linear(in_channels * SIDE * SIDE, 300), nn.ReLU(),
                          nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, classes))
+
+
+def mlp(hidden: int, classes: int = 2, in_channels: int = 17) -> nn.Module:
+    """One hidden layer of tanh units: [B, in_channels, H, W], averaged over H and W, -> logits [B, classes].
+
+    UserError: `hidden`, `classes` or `in_channels` not a positive whole number.
+
+    >>> sum(p.numel() for p in mlp(3).parameters())
+    62
+    """
+    check_counts(hidden=hidden, classes=classes, in_channels=in_channels)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, hidden), nn.Tanh(),
+                         nn.Linear(hidden, classes))

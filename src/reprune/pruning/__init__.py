@@ -5,11 +5,12 @@ Imports structure. Below are the names that configs give as `_target_`.
 
 from reprune.pruning.allocation import PerLayer, Uniform
 from reprune.pruning.bisection import Bisection
+from reprune.pruning.learned import Learned
 from reprune.pruning.ranking import Budget, Global
 from reprune.pruning.recalibrate import Recalibrate
 from reprune.pruning.rounds import LayerByLayer, OneShot, Steps
 from reprune.pruning.sensitivity import Sensitivity
 from reprune.pruning.sockets import Method
 
-__all__ = ["Bisection", "Budget", "Global", "LayerByLayer", "Method", "OneShot", "PerLayer", "Recalibrate",
+__all__ = ["Bisection", "Budget", "Global", "LayerByLayer", "Learned", "Method", "OneShot", "PerLayer", "Recalibrate",
            "Sensitivity", "Steps", "Uniform"]

@@ -134,13 +134,14 @@ def removed(plan: Plan) -> int:
 
 
 def keep_best(scores: Tensor, remove: int) -> Tensor:
-    """Keep mask without the `remove` lowest scores; among equals the first go first. [size] -> bool [size]
+    """Keep mask without the `remove` lowest scores, but always with the highest; among equals the first go first.
+    [size] -> bool [size]
 
-    >>> keep_best(torch.tensor([3., 1., 2.]), 1)
-    tensor([ True, False,  True])
+    >>> keep_best(torch.tensor([3., 1., 2.]), 1), keep_best(torch.tensor([3., 1., 2.]), 9)
+    (tensor([ True, False,  True]), tensor([ True, False, False]))
     """
     keep = torch.ones(len(scores), dtype=torch.bool)
-    keep[scores.argsort(stable=True)[:remove]] = False
+    keep[scores.argsort(stable=True)[:min(remove, len(scores) - 1)]] = False
     return keep
 
 

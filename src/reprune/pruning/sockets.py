@@ -5,15 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from reprune.errors import UserError
+from reprune.pruning.during import During
+from reprune.pruning.masking import Masking
+from reprune.pruning.silencing import PruningCallback
 from reprune.structure.groups import FilterGroup, Plan
 
 if TYPE_CHECKING:
+    from reprune.pruning.masks import WeightMask
     from reprune.pruning.probe import Probe
     from reprune.pruning.rounds import Round
 
@@ -98,14 +103,12 @@ class Transform(Protocol):
     def __call__(self, net: nn.Module, probe: Probe) -> nn.Module: ...
 
 
-class During(Protocol):
-    """Takes filters away while the net trains sparse."""
+class Codec(Protocol):
+    """A net as a file of few bytes, and back: what is measured is the net that the file gives."""
 
-    def check(self, method: Method) -> None:
-        """Raises UserError where it does not go with the other sockets; before anything trains."""
+    def encode(self, net: nn.Module, file: Path) -> None: ...
 
-    def callback(self, view: Mapping[str, Any]) -> Any:
-        """-> one of Lightning's, for that stage. view: what a `Probe` has beside the net."""
+    def decode(self, file: Path) -> nn.Module: ...
 
 
 class Rounds(Protocol):
@@ -126,34 +129,42 @@ class Method:
     search: Search | None = None                                              # null: the filters with the lowest scores
     penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
-    during: During | None = None                                              # filters that go meanwhile
+    during: During | None = None                                              # what else happens meanwhile
     silence_layers: bool = False              # each layer its own filters, until the last time; False: coupled together
     silence_gradients: bool = False           # of silenced filters, until the next soft pruning
     repair: Mapping[str, Transform] = field(default_factory=dict)             # right after surgery, one after the other
     recover_penalties: Mapping[str, Penalty] = field(default_factory=dict)    # while recovering
     between_penalties: Mapping[str, Penalty] | None = None                    # between rounds; null: the same
+    masks: WeightMask | None = None                                           # single weights that stay zero
+    codec: Codec | None = None                                                # the net that is left, as a small file
     prunes: bool = True                                                       # False: the unpruned control
 
     def __post_init__(self) -> None:
         if self.prunes and not (self.criterion and self.allocation and self.rounds):
             raise UserError(f"method {self.name!r} must fill criterion, allocation and rounds (or say prunes: false)")
+        if self.prunes and self.masks is not None:
+            raise UserError(f"method {self.name!r}: masks of single weights do not outlive the removal of filters: say "
+                            "prunes: false, or masks: null")
         self.penalties, self.repair = self.penalties or {}, self.repair or {}    # null: none
         self.recover_penalties = self.recover_penalties or {}
         if self.between_penalties is None:
             self.between_penalties = self.recover_penalties
+        if len([1 for part in (self.silence_every > 0, self.during, self.masks) if part]) > 1:
+            raise UserError(f"method {self.name!r}: give one of silence_every, during and masks")
+        self.during = PruningCallback(self) if self.silence_every > 0 else \
+            Masking(self.masks) if self.masks is not None else self.during or During()
 
     def check(self, probe: Probe) -> None:
-        """Raises UserError where it cannot prune this net with these images; before anything trains."""
-        groups = self.allocation.candidates(probe)
-        for part in (self.criterion, self.allocation, self.search, *self.penalties.values(), *self.repair.values()):
+        """Raises UserError where it cannot serve this net with these images; before anything trains."""
+        groups = self.allocation.candidates(probe) if self.prunes else probe.groups
+        chosen = (self.criterion, self.allocation, self.search, *self.repair.values()) if self.prunes else ()
+        for part in (self.during, *self.penalties.values(), *chosen):
             if hasattr(part, "check"):
                 part.check(groups, probe)
-        if self.silence_layers:
+        if self.silence_layers and self.prunes:
             layers = probe.by_layer()
             self.allocation({g.name: torch.zeros(g.size) for g in layers.groups}, layers)
-        if self.during is not None:
-            self.during.check(self)
 
     @property
     def trains_sparse(self) -> bool:
-        return bool(self.penalties) or self.silence_every > 0 or self.during is not None
+        return bool(self.penalties) or type(self.during) is not During

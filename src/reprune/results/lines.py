@@ -32,7 +32,7 @@ COLUMNS = [
     "paper", "row", "control", "section", "setting", "method", "model", "dataset", "recipe", "seeds", "keys", "commits",
     "code", "baseline_source", "baseline_top1", "pruned_top1", "pruned_top1_std", "delta", "delta_std",
     "top1_before_recovery", "top1_best", "params_baseline", "params_pruned", "macs_baseline", "macs_pruned",
-    "params_drop", "macs_drop", "latency_ratio", "latency_at",
+    "params_drop", "macs_drop", "density", "bytes", "bytes_ratio", "bits", "latency_ratio", "latency_at",
     *(f"epochs_{stage}" for stage in STAGES), *(f"paper_epochs_{stage}" for stage in STAGES), "seconds",
     "claim_metric", "claim_baseline", "claim_pruned", "claim_delta", "claim_params_drop", "claim_macs_drop",
     "claim_bounds", "claim_source", "claim_provenance", "reconstruction", "verdict", "command"]

@@ -119,10 +119,14 @@ def norms_of(layers: dict[str, list[float]]) -> dict[str, float]:
 def measured(of: Record) -> dict[str, float | None]:
     """What is averaged over seeds."""
     base, pruned = of.baseline, of.pruned
+    macs = pruned.macs_mean or pruned.macs
     return {"baseline_top1": base.top1, "pruned_top1": pruned.top1, "delta": pruned.top1 - base.top1,
             "top1_sparse": of.sparse and of.sparse.top1, "top1_before_recovery": pruned.top1_before_recovery,
             "top1_best": pruned.top1_best,
             "seconds": sum(of.seconds.values()) if of.seconds else None,
+            "seconds_cut": of.seconds.get("sparse", 0.0) + of.seconds.get("prune", 0.0) if of.seconds else None,
             "params_baseline": base.params, "params_pruned": pruned.params, "macs_baseline": base.macs,
-            "macs_pruned": pruned.macs, "params_drop": 100 * (1 - pruned.params / base.params),
-            "macs_drop": 100 * (1 - pruned.macs / base.macs)}
+            "macs_pruned": macs, "params_drop": 100 * (1 - pruned.params_left / base.params),
+            "macs_drop": 100 * (1 - macs / base.macs),
+            "density": pruned.density, "bytes": pruned.bytes, "bits": pruned.bits,
+            "bytes_ratio": pruned.bytes_dense and pruned.bytes and pruned.bytes_dense / pruned.bytes}

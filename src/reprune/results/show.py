@@ -150,7 +150,7 @@ def numbers(record: Record, claim: Claim | None) -> Table:
         if (value := getattr(pruned, name)) is not None:
             add(f"  {what}", "", f"{value:.2f}", "")
     for name, key in (("parameters", "params"), ("MACs", "macs")):
-        before, after = getattr(base, key), getattr(pruned, key)
+        before, after = getattr(base, key), getattr(pruned, f"{key}_mean", None) or getattr(pruned, key)
         drop = 100 * (1 - after / before)
         add(name, f"{before:,.0f}", f"{after:,.0f}", f"{drop:.1f} % removed", beside=f"{key}_drop")
     add("latency, ms", f"{base.latency_ms:.2f}", f"{pruned.latency_ms:.2f}",

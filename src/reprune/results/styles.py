@@ -13,7 +13,12 @@ STYLES = {
     "taylor2016": ("#5B4FBF", "<"), "taylor2019": ("#AA4499", ">"), "fpgm": ("#117733", "8"), "hrank": ("#1B4F72", "H"),
     "thinet": ("#44AA99", (7, 0, 0)), "lasso": ("#661100", (5, 0, 180)), "group_fisher": ("#332288", (7, 1, 0)),
     "filtersketch": ("#A6761D", (9, 1, 0)), "orthoreg": ("#66A61E", (5, 1, 180)),
-    "group_sparse": ("#E7298A", (4, 1, 45))}
+    "group_sparse": ("#E7298A", (4, 1, 45)), "scop": ("#7570B3", (9, 0, 0)), "kdfs": ("#B15928", (10, 1, 0)),
+    "ucp": ("#1F78B4", (12, 1, 0)), "acp": ("#6A3D9A", (6, 1, 30)), "manidp": ("#33A02C", (3, 1, 180)),
+    "cap": ("#E31A1C", (10, 0, 0)), "divnet": ("#FF7F00", (11, 1, 0)), "ascp": ("#01665E", (6, 1, 15)),
+    "snpfi": ("#C51B7D", (4, 1, 20)), "netadjust": ("#4D9221", (13, 1, 0)), "cacp": ("#8C510A", (5, 0, 36)),
+    "dns": ("#2166AC", (3, 0, 45)), "iht": ("#B2182B", (3, 0, 135)), "obs": ("#542788", (4, 0, 20)),
+    "deepcomp": ("#35978F", (7, 0, 25)), "crossfilter": ("#BF812D", (8, 1, 22))}
 STAR = 0.45                         # inner radius over the outer one
 POLYGONS = {                        # marker of matplotlib -> corners, is it a star, turned by (degrees, clockwise)
     "^": (3, 0, 0), "v": (3, 0, 180), "<": (3, 0, -90), ">": (3, 0, 90), "s": (4, 0, 45), "D": (4, 0, 0),

@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -75,6 +76,21 @@ class Composer:
         return cfg, row
 
 
+class Remembering(ConfigRepository):
+    """Hydra's files of configs, each read once for many configs: most of the time goes into YAML."""
+
+    def __init__(self, found: ConfigRepository):
+        self.sources, self.known = found.sources, {}
+
+    def __deepcopy__(self, memo: dict) -> Remembering:            # every composing copies it
+        return self
+
+    def load_config(self, config_path: str) -> Any:
+        if config_path not in self.known:
+            self.known[config_path] = super().load_config(config_path)
+        return copy.deepcopy(self.known[config_path])             # merged into what it becomes a part of
+
+
 @contextmanager
 def composing(root: Path) -> Iterator[Composer]:
     """Makes the configs that can be run in a folder, outside of its command and its jobs."""
@@ -82,7 +98,9 @@ def composing(root: Path) -> Iterator[Composer]:
     os.environ["REPRUNE_ROOT"] = str(place)                       # where conf/config.yaml finds experiments/
     try:
         with outside_of_jobs(), initialize_config_dir(str(place / "conf"), version_base="1.3"):
-            yield Composer(GlobalHydra.instance().config_loader(), fixed=additions(root))
+            loader = GlobalHydra.instance().config_loader()
+            loader.repository = Remembering(loader.repository)
+            yield Composer(loader, fixed=additions(root))
     finally:
         os.environ.pop("REPRUNE_ROOT")
         if before is not None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytorch_lightning as pl
@@ -91,8 +92,13 @@ class WandbRun(CsvLogger):
     def _end_service(self) -> None:
         import wandb
 
-        with suppress(Exception):
-            wandb.teardown()
+        def end() -> None:
+            with suppress(Exception):
+                wandb.teardown()
+
+        service = Thread(target=end, daemon=True)                 # with a dead server it may never end
+        service.start()
+        service.join(max(self.cfg.logger.timeout, 60))
 
     def _open(self) -> None:
         import wandb
@@ -169,7 +175,9 @@ def numbers(record: dict) -> dict[str, Any]:
     base, pruned, widths = record["baseline"], record["pruned"], record["widths"].values()
     flat = {f"{part}/{k}": v for part in ("baseline", "sparse", "pruned", "epochs", "seconds")
             for k, v in record.get(part, {}).items()}
-    drops = {f"{k}_drop": 100 * (1 - pruned[k] / base[k]) for k in ("params", "macs")}
+    left = pruned.get("density", 100) / 100
+    drops = {"params_drop": 100 * (1 - left * pruned["params"] / base["params"]),
+             "macs_drop": 100 * (1 - pruned.get("macs_mean", pruned["macs"]) / base["macs"])}
     drops["filters_drop"] = 100 * (1 - sum(after for _, after in widths) / max(sum(before for before, _ in widths), 1))
     claim = {}
     with suppress(UserError):                                     # a bad claim: the tables tell

@@ -19,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from reprune.errors import UserError
-from reprune.pruning.probe import Probe, evaluate
-from reprune.structure.cost import cost, latency, peak_memory
+from reprune.models import dynamic
+from reprune.pruning.probe import evaluate
+from reprune.pruning.sockets import Method
+from reprune.structure.cost import cost, latency, peak_memory, widths
+from reprune.structure.groups import traced
 
 
 class Stopwatch:
@@ -59,6 +62,7 @@ def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, af
 
     sparse: the net after sparse training, where there was one; before, after: the pruned net before and after recovery;
     example [1, C, H, W], on the device of the nets.
+    macs_mean: of a dynamic net, over the test images.
     val_top1: on the held-out images; what a weight or a search may be selected by. None where there are none.
     """
     where = str(example.device.type)
@@ -73,10 +77,27 @@ def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, af
                       "peak_memory_mib": round(peak_memory(net, batch) / 2**20, 2)}
         rows[name]["val_top1"] = val and top1(net, val)
     rows["pruned"]["top1_before_recovery"] = top1(before, test)
+    if dynamic.gates(after):
+        rows["pruned"]["macs_mean"] = round(dynamic.macs_mean(after, test))
     if sparse is not None:
         rows["sparse"] = {"top1": top1(sparse, test), "val_top1": val and top1(sparse, val)}
     rows["latency"] = {k: v for k, v in asdict(times[0]).items() if k != "ms"}
-    return rows
+    return {**rows, "widths": widths(baseline, after)}
+
+
+def coded(method: Method, baseline: nn.Module, pruned: nn.Module, folder: Path) -> tuple[nn.Module, dict[str, float]]:
+    """-> the net as its file has it, where the method writes one, and what the record says of single weights: `density`
+    where they are masked and some are zero, `bytes` and `bits` of the file, `bytes_dense` of the unpruned tensors."""
+    found, where = {}, next(pruned.parameters()).device
+    zero, of = (sum(int(n(p)) for p in pruned.parameters()) for n in (lambda p: (p == 0).sum(), Tensor.numel))
+    if method.masks is not None and method.masks.sparse and zero:
+        found["density"] = round(100 * (1 - zero / of), 4)
+    if method.codec is not None:
+        method.codec.encode(pruned, file := folder / "net.coded.safetensors")
+        pruned, size = method.codec.decode(file).to(where), file.stat().st_size
+        found |= {"bytes": size, "bits": round(8 * size / sum(p.numel() for p in baseline.parameters()), 4),
+                  "bytes_dense": sum(tensor.nbytes for tensor in baseline.state_dict().values())}
+    return pruned, found
 
 
 def top1(net: nn.Module, loader: Any) -> float:
@@ -98,10 +119,10 @@ def check_alive(baseline: nn.Module, sparse: nn.Module, data: Any, view: dict[st
                         f"{guessing:.1f} % and the baseline {before:.1f} %: nothing is pruned; {remedy}")
 
 
-def group_norms(probe: Probe) -> dict[str, list[float]]:
+def group_norms(net: nn.Module) -> dict[str, list[float]]:
     """L2 norm of all the weights that read a filter's channel, for every filter of every group: what sparse training
-    has left of them. Groups that no dense layer reads are left out."""
-    read = {group.name: group.kernels(probe.net) for group in probe.groups}
+    has left of them. net: traced. Groups that no dense layer reads are left out."""
+    read = {group.name: group.kernels(net) for group in traced(net).groups}
     return {name: [float(f"{norm:.4g}") for norm in torch.cat(kernels, 1).norm(dim=1).tolist()]
             for name, kernels in read.items() if kernels}
 

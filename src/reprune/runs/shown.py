@@ -32,13 +32,19 @@ def show(record: dict, folder: Path) -> None:
         change = f"{sparse['top1'] - base['top1']:+.2f}"
         table.add_row("top-1 % after sparse training", "", f"{sparse['top1']:.2f}", change)
     table.add_row("top-1 % before recovery", "", f"{pruned['top1_before_recovery']:.2f}", "")
-    for name, of, form in (("parameters", "params", ","), ("MACs", "macs", ","), ("latency ms", "latency_ms", ".2f"),
-                           ("peak activations MiB", "peak_memory_mib", ".1f")):
+    base, dynamic = {"macs_mean": base["macs"], **base}, [("MACs, mean", "macs_mean", ",")] * ("macs_mean" in pruned)
+    for name, of, form in (("parameters", "params", ","), ("MACs", "macs", ","), *dynamic,
+                           ("latency ms", "latency_ms", ".2f"), ("peak activations MiB", "peak_memory_mib", ".1f")):
         change = f"{100 * (pruned[of] / base[of] - 1):+.1f} %"
         if of == "latency_ms":
             name += f" (batch {at['batch_size']}, {at['device']}, {at['threads']} threads)"
             change = f"{base[of] / pruned[of]:.2f}x faster"
         table.add_row(name, f"{base[of]:{form}}", f"{pruned[of]:{form}}", change)
+    if (density := pruned.get("density")) is not None:
+        table.add_row("parameters that are not zero %", "100.00", f"{density:.2f}", f"{density - 100:+.1f} %")
+    if (size := pruned.get("bytes")) is not None:
+        change = f"{pruned['bytes_dense'] / size:.1f}x smaller"
+        table.add_row("bytes", f"{pruned['bytes_dense']:,}", f"{size:,}", change)
     epochs, seconds = (", ".join(f"{stage} {value:.0f}" for stage, value in record[of].items())
                        for of in ("epochs", "seconds"))
     console = Console(soft_wrap=True, highlight=False)

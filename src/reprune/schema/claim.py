@@ -141,4 +141,5 @@ class Paper(Model):
     doi: Text | None = None
     note: Text | None = None
     reconstruction: Text | None = None                      # what of method or recipe had to be filled in
+    compare: bool = False                                   # its rows are nets, on which methods stand side by side
     beside: list[Text] = []                                 # rows of other folders: ids or patterns (half/*-l1)

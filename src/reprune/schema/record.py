@@ -34,9 +34,19 @@ class Sparse(Part):
 
 
 class Pruned(Net):
+    macs_mean: Positive | None = None                       # of a dynamic net, over the test images; macs: all it has
     top1_best: Percent | None = None                        # of all epochs of recovery
     top1_before_recovery: Percent | None = None
     val_top1: Percent | None = None                         # on held-out images
+    density: Percent | None = None                          # parameters that are not zero, where weights are masked
+    bytes: Positive | None = None                           # of the net's coded file, where the method writes one
+    bits: Positive | None = None                            # of that file, for each parameter of the unpruned net
+    bytes_dense: Positive | None = None                     # of the unpruned net's tensors
+
+    @property
+    def params_left(self) -> float:
+        """Those that are there and not zero."""
+        return self.params if self.density is None else self.params * self.density / 100
 
 
 class Latency(Part):

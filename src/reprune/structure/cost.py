@@ -35,7 +35,7 @@ def cost(net: nn.Module, example: Tensor) -> Cost:
 
     def count(module: nn.Module, _: tuple, out: Tensor) -> None:
         nonlocal macs
-        macs += _macs(module, out.numel())
+        macs += macs_of(module, out)
 
     hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, PRODUCERS)]
     try:
@@ -47,9 +47,11 @@ def cost(net: nn.Module, example: Tensor) -> Cost:
     return Cost(sum(p.numel() for p in net.parameters()), macs)
 
 
-def _macs(module: nn.Module, outputs: int) -> int:
-    """Multiply-adds of one call: every output value reads one filter. outputs: values per sample."""
-    return outputs * (module.weight.numel() // module.weight.shape[0])
+def macs_of(module: nn.Module, out: Tensor) -> int:
+    """Multiply-adds of one call that gives `out`: every output value reads one filter. A conv of a dynamic net counts
+    with all its filters, whatever it has skipped."""
+    channels = out.shape[-1 if isinstance(module, nn.Linear) else 1]
+    return out.numel() // channels * module.weight.numel()
 
 
 def widths(baseline: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
@@ -97,16 +99,20 @@ class CostTable:
     def after(self, removed: Tensor) -> Cost:
         """removed: number of filters taken from each group [groups]."""
         channels = self.sizes - self.touched @ removed.to(torch.float64)
-        return Cost(self.fixed + int(self._sum(self.weights, channels)), int(self._sum(self.macs, channels)))
+        return Cost(self.fixed + int(self._sum(self.weights, channels)), int(self.macs_after(removed)))
+
+    def macs_after(self, removed: Tensor) -> Tensor:
+        """The same of MACs, with a gradient. removed [groups] -> []"""
+        return self._sum(self.macs, self.sizes - self.touched @ removed.to(torch.float64))
 
     def plan(self, plan: Plan) -> Cost:
         return self.after(torch.tensor([int((~plan[g.name]).sum()) if g.name in plan else 0 for g in self.groups]))
 
     @staticmethod
-    def _sum(terms: tuple[Tensor, Tensor, Tensor], channels: Tensor) -> float:
+    def _sum(terms: tuple[Tensor, Tensor, Tensor], channels: Tensor) -> Tensor:
         factor, a, b = terms
         channels = torch.cat([channels, channels.new_ones(1)])
-        return (factor * channels[a] * channels[b]).sum().item()
+        return (factor * channels[a] * channels[b]).sum()
 
 
 def _terms(terms: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -104,7 +104,8 @@ class Trace:
             keep[self.offsets[name]: self.offsets[name] + sizes[name]] = mask.cpu()
         for (module, axis), atoms in self.axes.items():
             if not kept(atoms, keep).any():
-                raise UserError(f"plan would leave {module} without {axis}put channels: keep at least one filter of it")
+                raise UserError(f"plan would leave {module} without {axis}put channels: keep at least one filter of it "
+                                "(reprune.keep_best(scores, remove) does)")
         return keep
 
 

@@ -181,7 +181,8 @@ def objective(record: dict, macs: float | None = None) -> float:
     >>> objective(record), objective(record, macs=0.6), objective(record, macs=0.5)
     (91.0, 91.0, -10.0)
     """
-    excess = 100 * (record["pruned"]["macs"] / record["baseline"]["macs"] - (1 if macs is None else macs))
+    left = record["pruned"].get("macs_mean", record["pruned"]["macs"])
+    excess = 100 * (left / record["baseline"]["macs"] - (1 if macs is None else macs))
     if excess > 0:
         return -round(excess, 4)
     value = record["pruned"].get("val_top1")

@@ -4,6 +4,6 @@ Imports methods, pruning, models, structure and data; knows no run, no record an
 configs give as `_target_`.
 """
 
-from reprune.training.schedules import Factors
+from reprune.training.schedules import Factors, WarmCosine
 
-__all__ = ["Factors"]
+__all__ = ["Factors", "WarmCosine"]

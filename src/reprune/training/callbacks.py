@@ -1,74 +1,22 @@
-"""What happens between the epochs of a stage: filters are silenced, curves grow."""
+"""What happens between the steps and epochs of every stage: curves grow."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
 
 from reprune.data import Data
 from reprune.files import write_text
-from reprune.pruning.probe import Probe, evaluate
-from reprune.pruning.sockets import Method
-from reprune.structure.surgery import filter_masks, layer_masks, zero_filters
+from reprune.pruning.probe import evaluate
 
 if TYPE_CHECKING:
     from reprune.training.classifier import Classifier
-
-
-class PruningCallback(pl.Callback):
-    """Silences filters on the method's schedule: their weights are set to zero in place, shapes stay, and they go on
-    training, so a filter can come back (He et al. 2018), or have no gradient until the next time (He et al. 2019).
-    Before training and after every `silence_every`-th epoch.
-
-    view: what a `Probe` has beside the net.
-    """
-
-    def __init__(self, method: Method, view: Mapping[str, Any]):
-        self.method, self.view = method, view
-        self.masks: dict[str, Tensor] = {}                        # layer -> which filters stay [filters]
-        self.frozen: list[tuple[nn.Parameter, Tensor]] = []       # with gradients to mask
-
-    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
-        if trainer.global_step == 0:                              # not where a stage goes on
-            self.silence(module.net)
-        else:
-            self.freeze(module.net)
-
-    def on_after_backward(self, trainer: pl.Trainer, module: Classifier) -> None:
-        found = [(tensor.grad, keep) for tensor, keep in self.frozen if tensor.grad is not None]
-        if found:
-            torch._foreach_mul_([grad for grad, _ in found], [keep for _, keep in found])
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        done = trainer.current_epoch + 1
-        if done % self.method.silence_every == 0 or done == trainer.max_epochs:
-            self.silence(module.net, last=done == trainer.max_epochs)
-
-    def silence(self, net: nn.Module, last: bool = False) -> None:
-        """Coupled layers have a mask of their own, where the method says so, but the last time: then filters go."""
-        alone = self.method.silence_layers and not last
-        probe = Probe(net, **self.view, soft=True)
-        probe = probe.by_layer() if alone else probe
-        plan = self.method.allocation(self.method.criterion(probe.groups, probe), probe)
-        self.masks = plan if alone else layer_masks(net, plan)
-        zero_filters(net, self.masks)
-        self.freeze(net)
-
-    def freeze(self, net: nn.Module) -> None:
-        self.frozen = filter_masks(net, self.masks) if self.method.silence_gradients else []
-
-    def state_dict(self) -> dict:
-        return {"masks": self.masks} if self.method.silence_gradients else {}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.masks = state["masks"]
 
 
 class Threads(pl.Callback):

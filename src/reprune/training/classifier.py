@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,12 @@ from torch import Tensor, nn
 from reprune.data import Data
 from reprune.errors import UserError
 from reprune.models.fresh import reset
+from reprune.pruning.during import During
 from reprune.pruning.sockets import Penalty, Step, begin
 from reprune.training.callbacks import Threads, TrainingCurve
 from reprune.training.checkpoints import Unfinished, WholeFile, remember, spent
 from reprune.training.replay import NotRecordable, Recorder, Replay, Terms, Timeless
+from reprune.training.seeds import derive, seeded
 from reprune.training.speed import Compiled, fused, keep_memory, recorder
 
 for library in ("pytorch_lightning", "lightning_fabric"):
@@ -43,15 +43,18 @@ class Classifier(pl.LightningModule):
 
     net: [B, C, H, W] -> logits [B, classes]; optimizer, scheduler: partial torch constructors (scheduler: per epoch).
     seed: with the epoch, of the global random numbers (dropout): an epoch does not depend on what ran before it.
+    during: what a method does meanwhile; it says what the optimiser moves.
     recorder, compiled: batches of `whole` images are recorded and replayed by the one, go through the other in place of
     the net. The last batch of an epoch may be smaller, and does without.
     """
 
     def __init__(self, net: nn.Module, stage: str, optimizer: Callable, scheduler: Callable | None = None,
                  penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None, seed: int = 0, *,
-                 whole: int = 0, recorder: Recorder | None = None, compiled: Callable[[Tensor], Tensor] | None = None):
+                 during: During | None = None, whole: int = 0, recorder: Recorder | None = None,
+                 compiled: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
-        self.seed = seed
+        during = during or During()
+        self.seed, self.extra, self._moved = seed, during.extra, during.parameters
         self.sums: dict[str, Tensor] = {}                         # over the images of this epoch; saved in its middle
         self.seen = 0
         self.net, self.stage, self.penalties = net, stage, dict(penalties or {})
@@ -143,7 +146,7 @@ class Classifier(pl.LightningModule):
         self.sums, self.seen = checkpoint["curve"]["sums"], checkpoint["curve"]["seen"]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.net.parameters(), **fused(self._optimizer, self.device.type))
+        optimizer = self._optimizer(self._moved(self.net), **fused(self._optimizer, self.device.type))
         return [optimizer], [] if self._scheduler is None else [self._scheduler(optimizer)]
 
     def _add(self, means: Mapping[str, Tensor], images: int) -> None:
@@ -171,29 +174,41 @@ class Loaders(pl.LightningDataModule):
 
 def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, epochs: int | None = None,
         penalties: Mapping[str, Penalty] | None = None, teacher: nn.Module | None = None,
-        callbacks: Sequence[pl.Callback] = (), unfinished: Path | None = None) -> dict[str, Any]:
+        during: During | None = None, callbacks: Sequence[pl.Callback] = (), unfinished: Path | None = None,
+        batches: int | None = None) -> dict[str, Any]:
     """Trains `net` in place by one part (baseline, sparse, between, recover) of the recipe. -> facts: the epochs run,
-    their curve, the seconds they took, and how many of these `earlier` attempts took, which were cut off
+    their curve, the seconds they took, how many of these `earlier` attempts took, which were cut off, and what `during`
+    has learned for criteria ("carried")
 
     Every stage draws its random numbers from (seed, stage) alone: what ran before does not matter.
+    teacher: the unpruned net, for penalties that need one.
     unfinished: where it leaves checkpoints, and goes on from the one an earlier attempt has left.
+    batches: of an epoch, at most; it counts as none then.
     """
-    recipe, seed = planned(cfg, part, epochs), derive(cfg.seed, stage)
-    epochs = recipe.epochs
+    recipe, seed, during, carried = planned(cfg, part, epochs), derive(cfg.seed, stage), during or During(), {}
+    epochs, penalties = recipe.epochs, {**(penalties or {}), **during.penalties}
+    if not any(getattr(penalty, "needs_teacher", False) for penalty in (during, *penalties.values())):
+        teacher = None
     curve, earlier, started = TrainingCurve(), spent(unfinished), time.perf_counter()
     if epochs > 0:
         with seeded(cfg.seed, stage):
             if recipe.get("from_scratch"):
                 reset(net)
                 begin(net, penalties)
+            during.start(net)
             net.train()                                           # Lightning keeps the mode it finds
             module = Classifier(net, part, instantiate(recipe.optimizer), instantiate(recipe.scheduler), penalties,
-                                teacher, seed, whole=cfg.recipe.batch_size, recorder=recorder(cfg, device(cfg)),
+                                copy.deepcopy(teacher), seed, during=during, whole=cfg.recipe.batch_size,
+                                recorder=recorder(cfg, device(cfg)),
                                 compiled=Compiled(net) if cfg.speed.compile else None)
-            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [Threads(), curve, *callbacks], unfinished)
+            train(module, Loaders(data, cfg, seed), cfg, stage, epochs, [Threads(), curve, *callbacks, during],
+                  unfinished, **({} if batches is None else {"limit_train_batches": batches}))
+            during.extra.to(device(cfg))                          # Lightning leaves both on the CPU
+            carried = during.finish(net.to(device(cfg)))
         net.to(device(cfg)).zero_grad()                           # gradients would be kept, and saved, for nothing
     seconds = earlier + time.perf_counter() - started
-    return {"epochs": epochs, "curve": curve.means, "seconds": seconds, "earlier": earlier}
+    return {"epochs": epochs if batches is None else 0, "curve": curve.means, "seconds": seconds, "earlier": earlier,
+            "carried": carried}
 
 
 def planned(cfg: DictConfig, part: str, epochs: int | None) -> DictConfig:
@@ -210,15 +225,15 @@ def planned(cfg: DictConfig, part: str, epochs: int | None) -> DictConfig:
 
 
 def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epochs: int,
-          callbacks: Sequence[pl.Callback], unfinished: Path | None) -> None:
-    """By Lightning, from the checkpoint on if there is one."""
+          callbacks: Sequence[pl.Callback], unfinished: Path | None, **options: Any) -> None:
+    """By Lightning, from the checkpoint on if there is one. options: of its trainer, beside those of `cfg`"""
     saving = [] if unfinished is None else [Unfinished(unfinished)]
     keep_memory(device(cfg))
     going_on = bool(saving) and unfinished.is_file()              # the store has looked whether it is whole
     trainer = instantiate(cfg.trainer, max_epochs=epochs, logger=False, callbacks=[*callbacks, *saving],
                           sync_batchnorm=device(cfg) == "cuda" and cfg.trainer.get("sync_batchnorm", False),
                           plugins=[LightningEnvironment(),        # a job of a cluster is one process to Lightning too
-                                   WholeFile()])
+                                   WholeFile()], **options)
     print(f"{stage}: {epochs} epoch{'s' * (epochs > 1)}" + ", going on where it was cut off" * going_on)
     try:
         trainer.fit(module, loaders, ckpt_path=unfinished if going_on else None)
@@ -231,20 +246,3 @@ def train(module: Classifier, loaders: Loaders, cfg: DictConfig, stage: str, epo
 def device(cfg: DictConfig) -> str:
     """The GPU when there is one and `trainer.accelerator` does not say otherwise."""
     return "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
-
-
-def derive(seed: int, name: str) -> int:
-    """A seed for one purpose.
-
-    >>> derive(0, "sparse") == derive(0, "sparse"), derive(0, "sparse") == derive(0, "recover")
-    (True, False)
-    """
-    return int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:15], 16)
-
-
-@contextmanager
-def seeded(seed: int, name: str) -> Iterator[None]:
-    """Global random numbers that depend on (seed, name) alone; the outer state comes back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, name))
-        yield

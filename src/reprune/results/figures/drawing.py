@@ -85,6 +85,23 @@ def accuracy(data: dict) -> Figure:
     return figure
 
 
+def budgets(data: dict) -> Figure:
+    """panels: title, lines [{series, points [(kept, top1, std or None)]}]"""
+    figure, grid = panels([{**panel, "series": "random"} for panel in data["panels"]], 2.6, "MACs kept, %",
+                          "top-1, % (log of the error)")
+    named: set[str] = set()
+    for axes, panel, _ in grid:
+        for name, points in ((line["series"], line["points"]) for line in panel["lines"]):
+            (colour, marker), (kept, top1, std) = style(name), np.array(points, float).T
+            axes.errorbar(kept, np.maximum(100 - top1, 0.01), std, color=colour, marker=marker, markersize=4,
+                          linewidth=0.8, label="_" * (name in named) + name, zorder=3 + (name == "random"))
+            named.add(name)
+    grid[0][0].invert_xaxis()                                     # shared
+    by_error(grid[0][0])
+    figure.legend(loc="outside upper center", ncols=6 if figure.get_figwidth() == PAGE else 3, handlelength=1.6)
+    return figure
+
+
 def limits(kept: list[float]) -> tuple[float, float]:
     """Of the x axis: up to 100 %; where all points keep about as much, 4 % around them, else they were one column."""
     low, high = min(kept), max(kept)
@@ -229,4 +246,5 @@ def seconds(data: dict) -> Figure:
     return figure
 
 
-KINDS = {"accuracy": accuracy, "widths": widths, "norms": norms, "curves": curves, "seconds": seconds}
+KINDS = {"accuracy": accuracy, "budgets": budgets, "widths": widths, "norms": norms, "curves": curves,
+         "seconds": seconds}

@@ -26,6 +26,9 @@ CAPTIONS = {                # kind -> caption; in the order of a page
     "accuracy": "Top-1 on the test set against the MACs kept: {what}. Filled: ours, mean and sample standard deviation "
                 "over the seeds. Hollow: as the papers print it. Pale with a grey edge: fewer epochs or images than "
                 "the paper's. Dashed: our baseline; dotted: a paper's. The axis is logarithmic in the error.",
+    "budgets": "Methods at equal budgets: {what}. Top-1 on the test set against the MACs kept, mean and sample "
+               "standard deviation over the seeds; a panel for each way of mending what is cut. The axis is "
+               "logarithmic in the error.",
     "widths": "Filters per layer: {what}. Line: before; bars: after pruning, mean over the seeds (strokes: least and "
               "most, where seeds differ).",
     "norms": "Norms of the filters' groups after sparse training, before anything is removed: {what}. All seeds of a "
@@ -37,7 +40,7 @@ CAPTIONS = {                # kind -> caption; in the order of a page
                "recorded run was under way; what else the machine did is not known. Without the baseline, which runs "
                "share, and without measuring."}
 SEEN = " Weights that were given may have been trained on the held-out images too."
-PANELS = 12                 # of one figure
+PANELS, PANELLED = 12, ("widths", "norms", "curves", "seconds")         # of one figure: a panel for each line
 SEAL = re.compile(r"(?<=>numbers )(\w{16}) drawing (\w{16})(?=<)")
 
 
@@ -86,10 +89,10 @@ def build(root: Path, errors: list[str]) -> Iterator[Figure]:
         groups = defaultdict(list)
         for line in lines:
             names = tuple(line[name] for name in ("paper", "dataset", "model")[every:])
-            if all(names) and (line.runs or (every and claims(line))):
+            if all(names) and line["compare"] == (kind == "budgets") and (line.runs or (every and claims(line))):
                 groups[names].append(line)
         for names, group in sorted(groups.items()):
-            for number, part in enumerate(parts(group, len(group) if every else PANELS), 1):
+            for number, part in enumerate(parts(group, PANELS if kind in PANELLED else len(group)), 1):
                 if data := numbers(part):
                     what = f"{names[-1]} on {names[-2]}" + f", {names[0]}" * (not every)
                     yield Figure(

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, mode
 from textwrap import shorten
 
+from reprune.results.comparison import panels
 from reprune.results.lines import Line, collect
 from reprune.schema import STAGES, Record
 
@@ -21,14 +22,15 @@ ENTRIES = 12                # of one legend
 
 def read_lines(root: Path, errors: list[str]) -> list[Line]:
     """Each with the `setting` that tells it from the row's other lines in a few words."""
-    lines, alike = collect(root, errors, whole=True).lines, defaultdict(list)
+    found, alike = collect(root, errors, whole=True), defaultdict(list)
+    lines = found.lines
     for line in lines:
         alike[line.row.id, line.control].append(line)
     for several in alike.values():
         set_apart(several)
     single = alone([of for line in lines for of in records(line)])
     for line in lines:
-        line.values["alone"] = single
+        line.values |= {"alone": single, "compare": found.about[line.row.paper].compare}
     return lines
 
 
@@ -191,5 +193,10 @@ def seconds(lines: list[Line]) -> dict | None:
                      for title, machine, stages in shown], "unit": f"seconds ({most})"} if len(shown) > 1 else None
 
 
+def budgets(lines: list[Line]) -> dict | None:
+    shown = panels(lines)
+    return {"panels": shown} if shown else None
+
+
 NUMBERS: dict[str, Callable[[list[Line]], dict | None]] = {
-    "accuracy": accuracy, "widths": widths, "norms": norms, "curves": curves, "seconds": seconds}
+    "accuracy": accuracy, "budgets": budgets, "widths": widths, "norms": norms, "curves": curves, "seconds": seconds}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from reprune.results.lines import Line
 from reprune.results.records import Run
-from reprune.results.render.text import epochs, origin, points, removed, spread, stated, top1
+from reprune.results.render.text import epochs, origin, points, removed, sparsity, spread, stated, top1
 from reprune.schema import Row
 
 REMARKS = {"from_error": "printed as errors", "ambiguous": "ambiguous there", "baseline_source": "baseline: {}",
@@ -51,7 +51,8 @@ def accuracy(line: Line, paper: str) -> dict[str, str]:
     cells = {"row": row_link(line, paper), "paper: baseline → pruned": stated(claim, "accuracy"),
              "paper Δ": stated(claim, "delta"),
              "ours: baseline → pruned": top1(line) if line.runs else line.setting or "not run",
-             "our Δ": points(line["delta"]) if line.runs else "", "MACs removed, %: paper / ours": beside(line, "macs")}
+             "our Δ": points(line["delta"]) if line.runs else "", "MACs removed, %: paper / ours": beside(line, "macs"),
+             **sparsity(line)}
     return cells | ({"verdict": line.verdict} if line.section == "full" else
                     {"epochs, run/paper": epochs(line) if line.runs else ""})
 
@@ -61,7 +62,7 @@ def compared(line: Line, paper: str) -> dict[str, str]:
     cells = {"row": row_link(line, paper), **({"control": line.control} if line.control else {"method": line.series}),
              "baseline → pruned": top1(line) if line.runs else line.setting or "not run"}
     return cells | ({"Δ": points(line["delta"]), "MACs removed, %": removed(line, "macs"),
-                     "seeds": str(line["seeds"]), "epochs": epochs(line)} if line.runs else {})
+                     **sparsity(line), "seeds": str(line["seeds"]), "epochs": epochs(line)} if line.runs else {})
 
 
 def measured(line: Line) -> dict[str, str]:

@@ -13,7 +13,7 @@ from string import ascii_lowercase
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from reprune.results.lines import Collected, Line
-from reprune.results.render.text import columns, epochs, points, removed, stated, top1
+from reprune.results.render.text import columns, epochs, points, removed, sparsity, stated, top1
 
 SIGNS = {"→": r"$\rightarrow$", "±": r"$\pm$", "–": "--", "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$",
          "†": r"$\dagger$"}
@@ -54,7 +54,7 @@ def escape(text: str) -> str:
 
 def ours(line: Line) -> dict[str, str]:
     spread = f" ± {line['delta_std']:.2f}" if line["delta_std"] is not None else ""
-    return {"ours": top1(line), "our Δ": points(line["delta"]) + spread, "seeds": str(line["seeds"])}
+    return {"ours": top1(line), "our Δ": points(line["delta"]) + spread, **sparsity(line), "seeds": str(line["seeds"])}
 
 
 def said(line: Line) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from reprune.results import verdict
 from reprune.results.lines import Collected, Line
 from reprune.results.render.cells import accuracy, compared, measured, norms, ran, row_link, source
+from reprune.results.render.compared import side
 from reprune.results.render.text import CONTROLS, STANDINGS, all_counted, columns, counted, reached, standing
 from reprune.schema import Paper, Row
 
@@ -101,20 +102,23 @@ def page(paper: str, found: Collected, figures: list[tuple[str, str]]) -> str:
     lines = [line for line in found.lines if line.row.paper == paper and line.runs]
     others = [line for line in found.lines if line.row.id in about.beside and not line.control]
     claimed = [row for row in rows if row.claim]
-    for name in SECTIONS:
+    for name in SECTIONS if not about.compare else ():
         parts += section(name, rows, lines, paper)
+    if about.compare:
+        parts += [part if isinstance(part, str) else table(part) for part in side(lines)] or ["Nothing has run yet."]
     if held := [line for line in lines if line.control]:
         against = [row for row in claimed if any(line.row is row for line in held)]
         parts += ["## Controls", CONTROL, table([controls(row, found) for row in against]),
                   table([compared(line, paper) for line in held])]
     if others:
         parts += ["## Beside other methods", BESIDE, table([compared(line, paper) for line in others])]
-    if sparse := [norms(line, run, paper) for line in [*lines, *others] for run in line.runs if run.norms]:
+    if not about.compare and (sparse := [norms(line, run, paper) for line in [*lines, *others]
+                                         for run in line.runs if run.norms]):
         sparse.sort(key=lambda cells: [cells[name] for name in ("row", "penalty's weight", "seed")])
         parts += ["## Group norms after sparse training", NORMS, table(sparse)]
     if figures:
         parts += ["## Figures", *(f"![{text.split('. ')[0]}]({file})\n\n*{text}*" for file, text in figures)]
-    known = "\n\n".join(details(row, [line for line in lines if line.row is row]) for row in rows)
+    known = "\n\n".join(details(row, [line for line in lines if line.row is row and not about.compare]) for row in rows)
     guide = GUIDE.format(paper=paper) + "".join(
         f"- {text}\n" for mark, text in HINTS.items() if any(re.search(mark, part) for part in [*parts, known]))
     told = STANDING.format(counted([standing(found.of(row)) for row in claimed])) if claimed else ""

@@ -68,6 +68,13 @@ def removed(line: Line, key: str) -> str:
     return f"{line[f'{key}_drop']:.1f}" if line.runs else "–"
 
 
+def sparsity(line: Line) -> dict[str, str]:
+    """Of nets whose single weights are pruned, or that are coded."""
+    return {"weights left, %": f"{line['density']:.2f}" if line["density"] is not None else "",
+            "bytes": f"{line['bytes']:,.0f} ({line['bytes_ratio']:.1f}x fewer)" if line["bytes"] else "",
+            "bits per parameter": f"{line['bits']:.2f}" if line["bits"] else ""}
+
+
 def epochs(line: Line) -> str:
     """Those run, of each stage; after a slash those of the paper's recipe, as far as it is known."""
     parts = ["given weights"] * line.given

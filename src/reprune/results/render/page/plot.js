@@ -152,7 +152,10 @@ function listenPlot(open, update) {
     plot.addEventListener(name, (event) => markOf(event) ? showTip(markOf(event)) : hide());
   }
   for (const name of ["pointerleave", "focusout"]) plot.addEventListener(name, hide);
-  const moved = () => markOf({target: document.activeElement}) ? showTip(document.activeElement) : hide();
+  const moved = () => {                                           // the tip goes with its mark
+    const g = plot.querySelector(".mark[data-at]:focus") || plot.querySelector(".mark[data-at]:hover");
+    if (g) showTip(g); else hide();
+  };
   addEventListener("scroll", moved, {passive: true, capture: true});
   plot.addEventListener("click", (event) => { if (markOf(event)) open(points[markOf(event).dataset.at].line); });
   plot.addEventListener("keydown", (event) => {
