@@ -19,6 +19,8 @@ values v a pair where they would need eight. Over an order, the terms of (2) add
 paired with a player that does nothing. Orders are drawn over the filters sorted by their norm: how a net happens to
 list them does not matter.
 
+Needs: images, labels, gradients.
+
 Deviations: a reconstruction, which cannot be called faithful. Known from the abstract are the two notions and what each
 is for, the game with a log-probability as its value, and recovery by the difference of interactions. All formulas and
 constants are ours. (6) goes over one layer a step. Pairs are as many as the contexts give: m a layer for the default 16
