@@ -65,6 +65,20 @@ class Tape(TorchDispatchMode):
         return self.results
 
 
+class Moved(torch.autograd.Function):
+    """A copy on the other device; its gradient comes back from there."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, away: bool) -> Tensor:
+        ctx.away, x = away, x.clone()
+        _storages.pop(x.untyped_storage()._cdata, None)
+        return send(x) if away else x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return Moved.apply(gradient, not ctx.away), None
+
+
 class Functions(TorchFunctionMode):
     """Where tensors are said to be, made and moved."""
 
@@ -97,9 +111,7 @@ class Functions(TorchFunctionMode):
         if device is not None and (torch.device(device).type == "cuda") != is_away(x):
             if Tape.recording:
                 raise FORBIDDEN
-            x = x.clone()
-            _storages.pop(x.untyped_storage()._cdata, None)
-            x = x if torch.device(device).type == "cpu" else send(x)
+            x = Moved.apply(x, torch.device(device).type == "cuda")
         args = [a for a in args if a is not None]
         kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "non_blocking"}
         return x.to(*args, **kwargs) if args or kwargs else x

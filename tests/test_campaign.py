@@ -12,6 +12,7 @@ import threading
 import time
 import venv
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -25,9 +26,10 @@ from reprune.errors import UserError
 from reprune.files import write_tar
 from reprune.pipeline import run
 from reprune.runs.measure import environment
+from reprune.sweeps import campaign_runs
 from reprune.sweeps.bundle import pack, packages
 from reprune.sweeps.campaign import Job, find, order
-from reprune.sweeps.campaign_runs import Campaign, arguments
+from reprune.sweeps.campaign_runs import Campaign
 from reprune.sweeps.throughput import Throughput
 
 ROW = """\
@@ -75,7 +77,10 @@ def project(tmp_path, monkeypatch):
 
 
 def campaign(root, *argv):
-    return Campaign(root, arguments(["--minutes", "99", *argv]), time.monotonic())
+    """What the command would start."""
+    with mock.patch.object(campaign_runs, "main", return_value=0) as begun:
+        assert main(["campaign", "--minutes", "99", *argv]) == 0
+    return Campaign(root, *begun.call_args.args, time.monotonic())
 
 
 SECONDS = {"A": 50, "A control=random": 40, "A control=scratch": 45, "short": 10, "short control=random": 11,
@@ -153,9 +158,8 @@ def test_a_pattern_without_a_row_is_named(project):
 @pytest.mark.parametrize("argv", [["--minutes", "0"], ["--minutes", "1", "--seeds", "x"], ["--minutes", "1", "wrong"],
                                   ["--minutes", "1", "--at-once", "0"], ["--minutes", "1", "--seeds", "0,-1"], []])
 def test_bad_arguments_are_told(argv, capsys):
-    with pytest.raises(SystemExit):
-        arguments(argv)
-    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+    assert main(["campaign", *argv]) == 2
+    assert "Error: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_time_is_what_runs_of_this_device_took(project):
@@ -242,7 +246,7 @@ def test_a_campaign_on_a_bare_machine_stops_is_carried_over_and_goes_on_to_the_s
     python = bare_machine(tmp_path / "bare")
     absent = f"from importlib.util import find_spec; print(*filter(find_spec, {[*SPARED, 'reprune']}))"
     assert subprocess.run([python, "-c", absent], capture_output=True, text=True, check=True).stdout == "\n"
-    assert main(["campaign", "pack", str(tmp_path / "bundle"), "--part", "0.25", "--python", ""]) == 0
+    assert main(["pack", str(tmp_path / "bundle"), "--part", "0.25", "--python", ""]) == 0
     env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHON": str(python)}
     said = subprocess.run(["sh", tmp_path / "bundle/unpack.sh", "there"], cwd=tmp_path, env=env, check=True,
                           capture_output=True, text=True).stdout

@@ -21,6 +21,12 @@ def tree(tmp_path_factory):
     return write_tree(tmp_path_factory.mktemp("tree"))
 
 
+@pytest.fixture(autouse=True)
+def short_farewell(monkeypatch):
+    """How long torch waits for a worker whose images are not read to the end, here some fifty times."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+
+
 @pytest.fixture
 def tiny_tree(tmp_path):
     return write_tiny(tmp_path)

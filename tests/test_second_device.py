@@ -46,11 +46,7 @@ def second(monkeypatch):
     return second_device
 
 
-MIXED = pytest.mark.xfail(reason="its backward pass mixes devices here; a real GPU was not tried", strict=True)
-
-
-@pytest.mark.parametrize("options", [*(pytest.param(f"method={name}", marks=[MIXED] * (name in ("kdfs", "scop")))
-                                       for name in METHODS), *OPTIONS])
+@pytest.mark.parametrize("options", [*(f"method={name}" for name in METHODS), *OPTIONS])
 def test_a_run_is_the_same_on_another_device(options, configure, one_thread, request, tmp_path, capsys):
     options += " " + FEW.get(options.removeprefix("method=").split()[0], "")
     here = run(configure(*options.split(), f"output_dir={tmp_path}/here"))

@@ -1,5 +1,6 @@
 """The command `reprune`. What a command needs is imported when it is asked for: torch takes seconds."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -138,19 +139,64 @@ def dashboard(project: Annotated[str, typer.Option(help="of W&B")] = "reprune",
     return ended(main(project, entity, results_dir, output_dir, dry_run, from_records))
 
 
-@app.command(context_settings=PASS_ON)
-def campaign(ctx: typer.Context) -> int:
-    """Run rows that have not run, in order of value, for so many minutes."""
-    from reprune.sweeps.campaign_runs import main
+@app.command()
+def campaign(ctx: typer.Context, minutes: Annotated[float, typer.Option(help="from start to end, saving included")],
+             overrides: Overrides = None,
+             rows: Annotated[str, typer.Option(help="ids or patterns, with commas")] = "*",
+             seeds: Annotated[str, typer.Option(help="with commas")] = "0,1,2",
+             controls: Annotated[str, typer.Option(help="of rows with a claim, with commas; '': none")] = (
+                 "random,l1,scratch"),
+             at_once: Annotated[int | None, typer.Option(min=1, help=(
+                 "runs side by side; if not given one per core, or one on GPUs"))] = None,
+             dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would run")] = False,
+             out: Annotated[Path | None, typer.Option(help=(
+                 "for records and logs (records.tar.000), what is unfinished and nets (state.tar.000)"))] = None,
+             limit: Annotated[float, typer.Option(help="MiB of state in --out")] = 200,
+             part: Annotated[float, typer.Option(help="MiB of one piece of it")] = 60) -> int:
+    """Run rows that have not run, in order of value, for so many minutes; the next time goes on.
 
-    return main(ctx.args)
+    Every run is a `reprune run experiments=ROW seed=N`, with the overrides that are given; its output is in
+    <output_dir>/campaign/<key>.log. Towards the end, or at Ctrl-C, runs are told to save and stop. A run that fails
+    does not stop the others, but makes the exit status 1.
+
+    First goes on what is half done; then come, one seed each, claims at the paper's whole recipe that fit into the
+    time, and their controls; then the missing seeds of both, then other rows. What does not fit is begun last, and
+    goes on next time. What --out has collected is taken in where results/ lies: cat FOLDER/records.tar.* | tar -x;
+    then state.tar.*
+    """
+    if minutes <= 0:
+        raise typer.BadParameter(f"--minutes {minutes:g}: must be above zero")
+    if not re.fullmatch(r"\d+(,\d+)*", seeds):
+        raise typer.BadParameter(f"--seeds {seeds}: must be numbers with commas, as 0,1,2")
+    if wrong := [o for o in overrides or [] if "=" not in o and not o.startswith("~")]:
+        raise typer.BadParameter(f"{wrong[0]!r} is no override of reprune run: write KEY=VALUE")
+    from reprune.sweeps.campaign_runs import Asked, main
+
+    return main(Asked(minutes, rows.split(","), [*map(int, seeds.split(","))], [*filter(None, controls.split(","))],
+                      overrides or [], at_once, dry_run, out, limit, part, ctx.obj))
+
+
+@app.command()
+def pack(folder: Path, part: Annotated[float, typer.Option(help="MiB of one piece")] = 60,
+         python: Annotated[str, typer.Option(help="of that machine: 3.12; '': the source without packages")] = (
+             ".".join(map(str, sys.version_info[:2]))),
+         also: Annotated[list[Path] | None, typer.Option(help="more: outputs, images, weights; repeat it")] = None,
+         ) -> None:
+    """Make a bundle for campaigns on a machine with Linux, torch and torchvision, but no network.
+
+    There: sh FOLDER/unpack.sh ANOTHER
+    """
+    from reprune.sweeps.bundle import pack
+
+    pack(folder, part, python, also or [])
 
 
 def main(argv: list[str] | None = None) -> int:
     """-> exit status"""
     sys.path.insert(0, "")                                        # methods and nets of the user's own
     try:
-        return app(argv, prog_name="reprune", standalone_mode=False) or 0
+        argv = sys.argv[1:] if argv is None else argv
+        return app(argv, prog_name="reprune", standalone_mode=False, obj=argv) or 0
     except UserError as error:
         return ended([str(error)])
     except typer.TyperException as error:

@@ -102,7 +102,7 @@ class Knockoff(Gated):
             for layer in deciding(group, net):
                 if key(layer) not in self.extra:                  # a layer may feed several groups
                     self.gate(net, layer, Mix(len(net.get_submodule(layer).weight)))
-        self.before = [(buffer, buffer.clone()) for buffer in net.buffers()]
+        self.before = {name: buffer.clone() for name, buffer in net.named_buffers()}       # by name: .to makes others
         net.requires_grad_(False)
         self.hooks += [net.register_forward_pre_hook(self.join), net.register_forward_hook(self.part)]
 
@@ -116,7 +116,7 @@ class Knockoff(Gated):
         return shuffled(x) if self.knockoff == "shuffle" else torch.randn_like(x)
 
     def part(self, net: nn.Module, _: Any, logits: Tensor) -> Tensor:
-        return logits.chunk(2)[0] if net.training else logits
+        return logits[:len(logits) // 2] if net.training else logits
 
     def parameters(self, net: nn.Module) -> Iterable[Tensor]:
         return list(self.extra.parameters())
@@ -129,8 +129,8 @@ class Knockoff(Gated):
     @torch.no_grad()
     def learned(self, net: nn.Module) -> dict[str, Tensor]:
         net.requires_grad_(True)
-        for buffer, before in self.before:                        # batch norm has seen mixed features
-            buffer.copy_(before)
+        for name, buffer in net.named_buffers():                  # batch norm has seen mixed features
+            buffer.copy_(self.before[name])
         scores = {}
         for group in traced(net).groups:
             of = [score(self.extra[key(layer)].kappa, self.gamma(net, layer))[at]

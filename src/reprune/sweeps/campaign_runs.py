@@ -1,36 +1,19 @@
-"""Runs the rows of experiments/ that have not run, in order of value, for so many minutes; the next time goes on.
-
-    python -m reprune campaign --minutes 25                     # all rows and their controls, seeds 0 to 2
-    python -m reprune campaign --minutes 25 --rows 'li2017/*,half/*' --seeds 0 --at-once 4 recipe=quick
-    python -m reprune campaign --minutes 9 --dry-run            # what it would run, in which order, how long each
-    python -m reprune campaign pack FOLDER                      # what a machine without a network needs; see --help
-
-Every run is a `python run.py experiments=ROW seed=N`, with the overrides of run.py that are given; its output is in
-<output_dir>/campaign/<key>.log. Towards the end, or at Ctrl-C, runs are told to save and stop. A run that fails does
-not stop the others, but makes the exit status 1.
-
-First goes on what is half done; then come, one seed each, claims at the paper's whole recipe that fit into the time,
-and their controls; then the missing seeds of both, then other rows. What does not fit is begun last, and goes on next
-time. What --out has collected is taken in where run.py lies: cat FOLDER/records.tar.* | tar -x; then state.tar.*
-"""
+"""Runs the rows of experiments/ that have not run, in order of value, for so many minutes; the next time goes on."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import signal
-import sys
 import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
 
 from reprune.errors import UserError
 from reprune.files import write_tar
-from reprune.sweeps.bundle import pack
 from reprune.sweeps.campaign import BF16, CONTROLS, TODO, Job, find, order
 from reprune.sweeps.status import DONE, FAILED, RUNNING, last_line, stage, trained
 from reprune.sweeps.throughput import Throughput
@@ -41,10 +24,27 @@ SAVING = 30.0           # seconds before the end at which runs are told to stop:
 PAUSE = 0.2             # seconds between two looks at the runs
 
 
-class Campaign:
-    """args: see `arguments`; started: time.monotonic() when the minutes began."""
+@dataclass
+class Asked:
+    """What `reprune campaign --help` explains."""
 
-    def __init__(self, root: Path, args: Namespace, started: float):
+    minutes: float
+    rows: list[str] = field(default_factory=lambda: ["*"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    controls: list[str] = field(default_factory=lambda: list(CONTROLS))
+    overrides: list[str] = field(default_factory=list)
+    at_once: int | None = None
+    dry_run: bool = False
+    out: Path | None = None
+    limit: float = 200
+    part: float = 60
+    typed: list[str] = field(default_factory=list)
+
+
+class Campaign:
+    """started: time.monotonic() when the minutes began."""
+
+    def __init__(self, root: Path, args: Asked, started: float):
         self.root, self.args = root, args
         self.end = started + 60 * args.minutes
         self.stop_at = self.end - min(SAVING, 6 * args.minutes)   # at most a tenth
@@ -160,48 +160,13 @@ class Campaign:
         print(", ".join(f"{n[state]} {state}" for state in (DONE, STOPPED, FAILED, "done before", TODO))
               + f"; about {left / 60:.0f} minutes left, one by one")
         if (left or n[FAILED]) and not self.args.dry_run:
-            print(f"next     {self.args.command}")
+            print(f"next     {shlex.join(['python', '-m', 'reprune', *self.args.typed])}")
 
 
-def arguments(argv: list[str]) -> Namespace:
-    parser = ArgumentParser("python -m reprune campaign", description=__doc__,
-                            formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True, help="from start to end, saving included")
-    parser.add_argument("--rows", default="*", help="ids or patterns, with commas; all rows if not given")
-    parser.add_argument("--seeds", default="0,1,2", help="with commas; 0,1,2 if not given")
-    parser.add_argument("--controls", default=",".join(CONTROLS), help="of rows with a claim, with commas; '': none")
-    parser.add_argument("--at-once", type=int, help="runs side by side: one per core, or one on GPUs, if not given")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would run")
-    parser.add_argument("--out", type=Path, help="folder for records.tar.000 (with logs), and for what is unfinished "
-                                                 "and the nets: state.tar.000, ...")
-    parser.add_argument("--limit", type=float, default=200, help="MiB of state in --out")
-    parser.add_argument("--part", type=float, default=60, help="MiB of one piece of it")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of run.py")
-    args = parser.parse_intermixed_args(argv)
-    if wrong := [o for o in args.overrides if "=" not in o and not o.startswith("~")]:
-        parser.error(f"{wrong[0]!r} is no override of run.py: write KEY=VALUE (or: pack FOLDER)")
-    at_once = 1 if args.at_once is None else args.at_once
-    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.minutes <= 0 or at_once < 1:
-        parser.error("--seeds must be numbers with commas, --minutes and --at-once above zero")
-    args.rows, args.controls = args.rows.split(","), list(filter(None, args.controls.split(",")))
-    args.seeds = [*map(int, args.seeds.split(","))]
-    args.command = shlex.join(["python", "-m", "reprune", "campaign", *argv])
-    return args
-
-
-def main(argv: list[str]) -> int:
+def main(asked: Asked) -> int:
+    """-> exit status"""
     started = time.monotonic() - time.process_time()              # imports have taken seconds
-    if argv[:1] == ["pack"]:
-        parser = ArgumentParser("python -m reprune campaign pack", description="Makes a bundle to carry to a machine "
-                                "with Linux, torch and torchvision. There: sh FOLDER/unpack.sh ANOTHER")
-        parser.add_argument("folder", type=Path)
-        parser.add_argument("--part", type=float, default=60, help="MiB of one piece")
-        parser.add_argument("--python", default=".".join(map(str, sys.version_info[:2])),
-                            help="of that machine: 3.12; '': the source without packages")
-        parser.add_argument("--also", type=Path, nargs="*", default=[], help="more: outputs, datasets, weights")
-        pack(**vars(parser.parse_args(argv[1:])))
-        return 0
-    campaign = Campaign(Path.cwd(), arguments(argv), started)
+    campaign = Campaign(Path.cwd(), asked, started)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, campaign.ask)
     return campaign.run()
