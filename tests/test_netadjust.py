@@ -29,8 +29,8 @@ def resnet8(**options) -> nn.Module:
                   "weights": None, **options})
 
 
-def of_resnet8(net: nn.Module | None = None) -> Probe:
-    return look(net or resnet8(), torch.randn(6, 3, 8, 8), Y)
+def of_resnet8(net: nn.Module | None = None, **options) -> Probe:
+    return look(net or resnet8(), torch.randn(6, 3, 8, 8), Y, **options)
 
 
 def test_utilization_is_the_loss_with_channels_dropped_by_hand_less_that_without():
@@ -79,7 +79,7 @@ def test_layers_grow_and_shrink_by_their_rank_and_the_macs_stay(monkeypatch):
         assert max(scales) - min(scales) < 0.1                    # one for all, but for rounding
         gone = torch.tensor([dict(zip((g.name for g in groups), widths, strict=True)).get(g.name, g.size) - g.size
                              for g in probe.groups])
-        assert probe.costs.after(-gone).macs == pytest.approx(probe.original.cost.macs, rel=0.01)
+        assert probe.costs.after(-gone).macs == pytest.approx(probe.original.cost.macs, rel=0.02)   # so few
     assert probe.carried["netadjust"] == 3
     with pytest.raises(UserError, match="^allocation: times [^\n]*$"):
         Adjust(alpha=0)
@@ -96,7 +96,7 @@ def test_a_plan_is_carried_out_on_a_wider_net(tmp_path):
     assert widths == {g.name: int(keep[g.name].sum()) if g.name in keep else g.size for g in probe.groups}
     gone = torch.tensor([g.size - widths[g.name] for g in probe.groups])
     assert reprune.cost(net, probe.example).macs == probe.costs.after(gone).macs > probe.original.cost.macs
-    again = look(net, original=probe.original)                    # and on what it has made
+    again = of_resnet8(net, original=probe.original)                    # and on what it has made
     assert reprune.cost(Widths()(keep, again), probe.example) == reprune.cost(net, probe.example)
     reprune.save(net.eval(), tmp_path / "net.safetensors")
     x = torch.randn(2, 3, 8, 8)
@@ -108,10 +108,9 @@ def test_a_plan_is_carried_out_on_a_wider_net(tmp_path):
 
 @pytest.mark.parametrize("deeper", [True, False])
 def test_channels_are_dropped_more_in_later_epochs_and_deeper_layers(deeper, monkeypatch):
-    net, told = resnet8(), []
+    net, told = reprune.remove(of_resnet8().net, {"layer1.0.conv1": torch.arange(16) > 0}), []
     of = netadjust.dropped
     monkeypatch.setattr(netadjust, "dropped", lambda index, p, *more: told.append(p) or of(index, p, *more))
-    reprune.trace(net, torch.zeros(1, 3, 8, 8))
     dropout, x = ChannelDropout(0.4, deeper=deeper), torch.randn(2, 3, 8, 8)
     for share in (0.5, 1.0):
         told.clear()
