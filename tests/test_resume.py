@@ -22,6 +22,7 @@ METHODS = {"sfp": ["method.silence_every=2", "recipe.sparse.epochs=3"],
 OTHERS = sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml")
                 if file.stem not in METHODS and "\nprunes: false" not in file.read_text())
 FEW = {"cap": ["method.allocation.drop=100"], "netadjust": ["method.rounds.n=2", "method.allocation.times=1"],
+       "cacp": ["method.allocation.warmup=1", "method.allocation.episodes=2", "method.allocation.targets=[0.5]"],
        "snpfi": ["method.criterion.n_samples=20", "method.criterion.contexts=2", "method.repair.recovery.steps=2"]}
 PASSING = ("latency_ms", "peak_memory_mib", "seconds", "started", "env", "overrides")         # not of the result
 
