@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from trees import photos, tiny, write_tiny, write_tree
 
-from reprune.data import cifar10, fashion_mnist
+from reprune.data import cifar10, fashion_mnist, svhn
 from reprune.data.normalize import IMAGENET
 from reprune.errors import UserError
 
@@ -19,6 +19,12 @@ from reprune.errors import UserError
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     return write_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture(autouse=True)
+def short_farewell(monkeypatch):
+    """How long torch waits for a worker whose images are not read to the end, here some fifty times."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
 
 
 @pytest.fixture
@@ -89,9 +95,9 @@ def test_images_of_other_channels_become_rgb(mode, tree, tmp_path):
 
 @pytest.mark.parametrize("read", [
     lambda place: photos(place), lambda place: tiny(place),
-    lambda place: cifar10(data_dir=str(place)),
+    lambda place: cifar10(data_dir=str(place)), lambda place: svhn(data_dir=str(place)),
     lambda place: fashion_mnist(name="fashion_mnist", data_dir=str(place), size=32),
-], ids=["imagefolder", "tinyimagenet", "cifar10", "fashion_mnist"])
+], ids=["imagefolder", "tinyimagenet", "cifar10", "svhn", "fashion_mnist"])
 @pytest.mark.parametrize("below", ["", "/and/on"])
 def test_a_data_dir_that_is_a_file_is_one_line(read, below, tmp_path):
     (tmp_path / "file").write_text("x")

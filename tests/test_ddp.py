@@ -58,9 +58,8 @@ class Counted(pl.Callback):
         self.threads = state["threads"]
 
 
-@pytest.mark.parametrize("number", [1, 3])
-def test_processes_that_train_together_have_the_threads_that_the_record_names(number, configure, tmp_path):
-    cfg, counted = configure("trainer=ddp"), Counted()
+def test_processes_that_train_together_have_the_threads_that_the_record_names(configure, tmp_path):
+    cfg, counted, number = configure("trainer=ddp"), Counted(), 3
     with threads(number):
         fit(net(), instantiate(cfg.dataset), cfg, "baseline", "baseline", callbacks=[counted],
             unfinished=tmp_path / "two.ckpt")

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from command import run
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -14,6 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import reprune
 from reprune import models
@@ -77,6 +80,31 @@ def test_the_pruning_of_a_net_that_is_shown_runs(page):
     names = {"torch": torch, "net": net, "example": torch.randn(1, 3, 8, 8)}
     exec(next(s for s in snippets(page, "python") if "reprune.trace" in s), names)
     assert names["small"][0].out_channels < 8 and names["small"](names["example"]).shape == (1, 4)
+
+
+class Module(pl.LightningModule):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("word", ["HGSR", "PruningCallback"])
+def test_the_loops_of_ones_own_that_are_shown_run(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)                                   # Lightning's logs
+    net, (x, y) = models.resnet(depth=8, classes=10, in_channels=1), (torch.randn(8, 1, 8, 8), torch.arange(8))
+    names = {"torch": torch, "reprune": reprune, "net": net, "module": Module(net), "example": x[:1],
+             "loader": DataLoader(TensorDataset(x, y), 4)}
+    exec(next(s for s in snippets(ROOT / "docs/own-net.md", "python") if f" {word}" in s), names)
+    small, whole = names["small"].eval(), net.eval()
+    assert reprune.cost(small, x[:1]).macs < 0.8 * reprune.cost(whole, x[:1]).macs
+    if word == "PruningCallback":
+        torch.testing.assert_close(small(x), whole(x))            # what went was silent
 
 
 def test_a_net_of_ones_own_trains_is_pruned_saved_loaded_and_exported(tmp_path, monkeypatch):

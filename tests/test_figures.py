@@ -36,8 +36,10 @@ def write(root: Path, record: dict) -> None:
 
 
 def project(folder: Path, names: tuple[str, ...]) -> Path:
-    """All the rows of this project and one record for some of them."""
-    shutil.copytree(REPOSITORY / "experiments", folder / "experiments")
+    """All the rows of three papers and one record for some of them."""
+    for paper in ("li2017", "half", "mitsuno2020"):
+        shutil.copytree(REPOSITORY / "experiments" / paper, folder / "experiments" / paper)
+    shutil.copy(REPOSITORY / "experiments/papers.yaml", folder / "experiments")
     (folder / "results/runs").mkdir(parents=True)
     for name, runs in records(REPOSITORY).items():
         if name in names:

@@ -1,6 +1,7 @@
 """A run that is cut off and started again ends as one that was not."""
 
 import json
+import shutil
 from contextlib import suppress
 
 import pytest
@@ -20,7 +21,9 @@ METHODS = {"sfp": ["method.silence_every=2", "recipe.sparse.epochs=3"],
                   "method.rounds.layers=2", "method.criterion.refresh=false"]}
 OTHERS = sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml")
                 if file.stem not in METHODS and "\nprunes: false" not in file.read_text())
-FEW = {"cap": ["method.allocation.drop=100"]}
+FEW = {"cap": ["method.allocation.drop=100"], "netadjust": ["method.rounds.n=2", "method.allocation.times=1"],
+       "cacp": ["method.allocation.warmup=1", "method.allocation.episodes=2", "method.allocation.targets=[0.5]"],
+       "snpfi": ["method.criterion.n_samples=20", "method.criterion.contexts=2", "method.repair.recovery.steps=2"]}
 PASSING = ("latency_ms", "peak_memory_mib", "seconds", "started", "env", "overrides")         # not of the result
 
 
@@ -33,22 +36,44 @@ def result(record: dict) -> dict:
     return {k: result(v) if isinstance(v, dict) else v for k, v in record.items() if k not in PASSING}
 
 
-def cut_after(monkeypatch, calls: int) -> None:
-    """Ends the process, so to speak, after so many epochs and finished stages."""
-    left = [calls]
+MOMENTS = ((lightning.Unfinished, "on_train_epoch_end"), (Store, "note"), (pipeline, "prune"))
 
-    def counting(old):
+
+def after_each(monkeypatch, what) -> None:
+    """Calls what(name) after every epoch and every finished stage."""
+    def then(old, name):
         def new(*args, **kwargs):
             out = old(*args, **kwargs)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Cut
+            what(name)
             return out
         return new
 
-    monkeypatch.setattr(lightning.Unfinished, "on_train_epoch_end", counting(lightning.Unfinished.on_train_epoch_end))
-    monkeypatch.setattr(Store, "note", counting(Store.note))
-    monkeypatch.setattr(pipeline, "prune", counting(pipeline.prune))
+    for owner, name in MOMENTS:
+        monkeypatch.setattr(owner, name, then(getattr(owner, name), name))
+
+
+def cut_after(monkeypatch, calls: int) -> None:
+    """Ends the process, so to speak, after so many epochs and finished stages."""
+    left = iter(range(calls - 1, -1, -1))
+
+    def count(name: str) -> None:
+        if next(left, None) == 0:
+            raise Cut
+
+    after_each(monkeypatch, count)
+
+
+def kept_after_each(monkeypatch, folder, attempt):
+    """-> what the attempt gives; what a process that ends there leaves of its folder: after what, a copy."""
+    copies = []
+
+    def keep(name: str) -> None:
+        copies.append((name, folder.with_name(f"{folder.name}-{len(copies)}")))
+        shutil.copytree(folder, copies[-1][1])
+
+    with monkeypatch.context() as patch:
+        after_each(patch, keep)
+        return attempt(), copies
 
 
 def cut_again_and_again(calls, attempt, monkeypatch):
@@ -60,36 +85,34 @@ def cut_again_and_again(calls, attempt, monkeypatch):
     return pytest.fail("it never ends")
 
 
+def goes_on(options, whole, folder, configure) -> None:
+    """From what was left in a folder to the same record and net."""
+    record, key = run(configure(*options, f"output_dir={folder}")), whole["key"]
+    assert result(record) == result(whole), folder
+    nets = [load_file(place / key / "net.safetensors") for place in (folder, folder.with_name("whole"))]
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0] | nets[1]), folder
+    assert not (folder / key / "stages").exists()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(method, configure, monkeypatch, tmp_path):
     options = [f"method={method}", *TWO, *METHODS[method]]
-    whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
-    weights = load_file(tmp_path / "whole" / whole["key"] / "net.safetensors")
-    for calls in range(1, 99):                                    # one attempt after another, each gets that far
-        with monkeypatch.context() as patch:
-            cut_after(patch, calls)
-            try:
-                run(configure(*options, f"output_dir={tmp_path}/{calls}"))
-                break                                             # it was never cut
-            except Cut:
-                pass
-        record = run(configure(*options, f"output_dir={tmp_path}/{calls}"))
-        assert result(record) == result(whole), calls
-        again = load_file(tmp_path / str(calls) / whole["key"] / "net.safetensors")
-        assert all(torch.equal(again[name], weights[name]) for name in weights | again), calls
-        assert not (tmp_path / str(calls) / whole["key"] / "stages").exists()
-    assert calls > 5
+    whole, copies = kept_after_each(monkeypatch, tmp_path / "whole",
+                                    lambda: run(configure(*options, f"output_dir={tmp_path}/whole")))
+    for _, folder in copies:
+        goes_on(options, whole, folder, configure)
+    assert len(copies) > 5
 
 
 @pytest.mark.parametrize("method", OTHERS)
-def test_every_method_goes_on_between_two_rounds_as_if_nothing_had_happened(method, configure, monkeypatch, tmp_path):
-    options = [f"method={method}", "method/rounds=steps", "method.rounds.n=3", "method.rounds.epochs=1",
+def test_every_method_goes_on_in_a_stage_and_between_two_rounds(method, configure, monkeypatch, tmp_path):
+    options = [f"method={method}", "method/rounds=steps", "method.rounds.n=2", "method.rounds.epochs=1",
                "method.rounds.batches=2", *FEW.get(method, [])]
-    whole = run(configure(*options, f"output_dir={tmp_path}/whole"))
-    weights = load_file(tmp_path / "whole" / whole["key"] / "net.safetensors")
-    assert result(cut_again_and_again(2, lambda: run(configure(*options)), monkeypatch)) == result(whole)
-    again = load_file(tmp_path / "outputs" / whole["key"] / "net.safetensors")
-    assert all(torch.equal(again[name], weights[name]) for name in weights | again)
+    whole, copies = kept_after_each(monkeypatch, tmp_path / "whole",
+                                    lambda: run(configure(*options, f"output_dir={tmp_path}/whole")))
+    first = [name for name, _ in copies].index("prune")
+    for place in (1, first + 1):                                  # its sparse training, if it has one; its first round
+        goes_on(options, whole, copies[place][1], configure)
 
 
 def test_cut_off_again_and_again_it_still_ends(configure, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from conftest import ROOT
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from second import AWAY, Tape, second_device
+from test_resume import FEW as SMALL
 from test_resume import result
 from torch import nn
 
@@ -25,7 +26,11 @@ OPTIONS = ["method=l1 method/allocation=sensitivity method.allocation.macs=0.6",
            "method.criterion.n_samples=20",
            "method=ga method/rounds=layer_by_layer method.rounds.layers=5"]
 FEW = {"ga": "method.criterion.n_samples=60 method.search.generations=3 method.search.n_final=60",
-       "cap": "method.allocation.drop=100"}
+       "obs": "method.masks.n_samples=64",
+       "taylor2016": "method.criterion.n_samples=60 method.rounds.n=2",
+       "taylor2019": "method.criterion.batches=2 method.rounds.n=2",
+       "apoz": "method.criterion.n_examples=60 method.rounds.n=2",
+       **{name: " ".join(options) for name, options in SMALL.items()}}
 
 
 @pytest.fixture

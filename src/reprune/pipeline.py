@@ -31,8 +31,7 @@ from reprune.runs.stages import Stage
 from reprune.runs.store import Store
 from reprune.schema import SCHEMA
 from reprune.structure.groups import Plan
-from reprune.structure.surgery import remove
-from reprune.training.callbacks import AfterStep, TestCurve
+from reprune.training.callbacks import Penalties, TestCurve
 from reprune.training.classifier import derive, device, fit, seeded
 from reprune.training.speed import threads_of
 
@@ -187,7 +186,7 @@ class Run:
               callbacks: Sequence[pl.Callback] = (), **more: Any) -> dict:
         """Trains `net` by a part of the recipe; penalties may learn from the baseline. more: of `fit`. -> facts"""
         return fit(net, self.data, self.cfg, name, part, teacher=baseline, unfinished=stage.unfinished,
-                   callbacks=[*self.logger.stage(name), AfterStep(), *callbacks], **more)
+                   callbacks=[*self.logger.stage(name), Penalties(), *callbacks], **more)
 
     def ended(self, part: str, net: nn.Module, facts: dict) -> tuple[nn.Module, dict]:
         """A stage that has ended, in this attempt or in an earlier one."""
@@ -235,7 +234,7 @@ def prune(method: Method, turn: Round, probe: Probe) -> nn.Module:
     if not removed(plan):
         raise UserError(f"method {method.name!r} would remove no filter of this net: raise the rate or lower "
                         "the budget of method.allocation (method=baseline measures the unpruned net)")
-    smaller = remove(probe.net, plan)
+    smaller = method.surgery(plan, probe)
     for repair in method.repair.values():
         smaller = repair(smaller, probe)
     return smaller

@@ -136,13 +136,14 @@ class Ranking(Criterion):
     share     of the training images, for the statistics
     points    random positions of each (0 = all)
     eps       ridge on Sigma, times the mean of its diagonal
+    centre    false: mu counts as zero, and Sigma are second moments
     """
 
-    def __init__(self, share: float = 0.2, points: int = 0, eps: float = 1e-8):
+    def __init__(self, share: float = 0.2, points: int = 0, eps: float = 1e-8, centre: bool = True):
         if not 0 < share <= 1 or points < 0 or eps < 0:
             raise UserError("criterion: share must be above 0 and at most 1, points and eps at least 0, got "
                             f"{share}, {points}, {eps}")
-        self.share, self.points, self.eps = share, points, eps
+        self.share, self.points, self.eps, self.centre = share, points, eps, centre
 
     def check(self, groups: Iterable[FilterGroup], probe: Probe) -> None:
         check_read(type(self).__name__, groups, probe.net)
@@ -161,7 +162,7 @@ class Ranking(Criterion):
     @torch.no_grad()
     def measure(self, groups: list[FilterGroup], probe: Probe) -> dict[str, list[Layer]]:
         """Of each group, in every layer that reads it and has run: where, Sigma [d, d], mu [d]"""
-        memo = probe.memo.setdefault(("cap", self.share, self.points, self.eps), {})
+        memo = probe.memo.setdefault(("cap", self.share, self.points, self.eps, self.centre), {})
         if missing := [g for g in groups if g.name not in memo]:
             n = max(1, int(self.share * len(probe.data.parts.train)))
             memo |= {name: [(r.where, *self.moments(r, probe.net)) for r in some]
@@ -171,7 +172,7 @@ class Ranking(Criterion):
     def moments(self, reader: Reader, net: nn.Module) -> tuple[Tensor, Tensor]:
         """Sigma and mu; mu is 0 where the layer has no place for a shift."""
         whole = (reader.gram / reader.rows).cpu()
-        mu = whole[-1, :-1] * (bias_place(net, reader.where.module) is not None)
+        mu = whole[-1, :-1] * (self.centre and bias_place(net, reader.where.module) is not None)
         sigma = whole[:-1, :-1] - torch.outer(mu, mu)
         variance = sigma.diagonal()
         variance.copy_(torch.where(variance <= 0, TINY, variance))

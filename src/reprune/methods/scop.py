@@ -102,7 +102,7 @@ class Knockoff(Gated):
             for layer in deciding(group, net):
                 if key(layer) not in self.extra:                  # a layer may feed several groups
                     self.gate(net, layer, Mix(len(net.get_submodule(layer).weight)))
-        self.before = {name: buffer.clone() for name, buffer in net.named_buffers()}     # a device makes others of them
+        self.before = {name: buffer.clone() for name, buffer in net.named_buffers()}       # by name: .to makes others
         net.requires_grad_(False)
         self.hooks += [net.register_forward_pre_hook(self.join), net.register_forward_hook(self.part)]
 

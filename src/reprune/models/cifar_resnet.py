@@ -63,13 +63,14 @@ class ResNet(nn.Module):
 
     BLOCK, HEAD = BasicBlock, "linear"
 
-    def __init__(self, blocks: int, classes: int, in_channels: int):
+    def __init__(self, blocks: int, classes: int, in_channels: int, width: int = 1):
         super().__init__()
-        self.conv1, self.bn1 = conv3x3(in_channels, 16), nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, blocks, stride=1)
-        self.layer2 = self._stage(16, 32, blocks, stride=2)
-        self.layer3 = self._stage(32, 64, blocks, stride=2)
-        setattr(self, self.HEAD, nn.Linear(64, classes))
+        first = 16 * width
+        self.conv1, self.bn1 = conv3x3(in_channels, first), nn.BatchNorm2d(first)
+        self.layer1 = self._stage(first, first, blocks, stride=1)
+        self.layer2 = self._stage(first, 2 * first, blocks, stride=2)
+        self.layer3 = self._stage(2 * first, 4 * first, blocks, stride=2)
+        setattr(self, self.HEAD, nn.Linear(4 * first, classes))
 
     def _stage(self, c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:
         first = self.BLOCK(c_in, c_out, stride)
@@ -90,31 +91,31 @@ class ResNetB(ResNet):
     BLOCK, HEAD = ProjectedBlock, "fc"
 
 
-def resnet(depth: int, classes: int = 10, in_channels: int = 3) -> nn.Module:
+def resnet(depth: int, classes: int = 10, in_channels: int = 3, width: int = 1) -> nn.Module:
     """CIFAR ResNet of `depth` 8, 20, 32, 44, 56 or 110: [B, in_channels, H, W] -> logits [B, classes].
 
-    UserError: another depth; `classes` or `in_channels` not a positive whole number.
+    `width`: so many times the filters. UserError: another depth; another number that is not positive and whole.
 
     >>> sum(p.numel() for p in resnet(20).parameters())
     269722
     """
-    return _resnet(ResNet, depth, classes, in_channels)
+    return _resnet(ResNet, depth, classes, in_channels, width)
 
 
-def resnet_b(depth: int, classes: int = 10, in_channels: int = 3) -> nn.Module:
+def resnet_b(depth: int, classes: int = 10, in_channels: int = 3, width: int = 1) -> nn.Module:
     """`resnet` with option-B shortcuts.
 
-    UserError: another depth; `classes` or `in_channels` not a positive whole number.
+    UserError: another depth; another number that is not positive and whole.
 
     >>> sum(p.numel() for p in resnet_b(20).parameters())
     272474
     """
-    return _resnet(ResNetB, depth, classes, in_channels)
+    return _resnet(ResNetB, depth, classes, in_channels, width)
 
 
-def _resnet(kind: type[ResNet], depth: int, classes: int, in_channels: int) -> nn.Module:
+def _resnet(kind: type[ResNet], depth: int, classes: int, in_channels: int, width: int) -> nn.Module:
     depth = check_depth("CIFAR ResNet", depth, DEPTHS)
-    check_counts(classes=classes, in_channels=in_channels)
-    net = kind((depth - 2) // 6, classes, in_channels)
+    check_counts(classes=classes, in_channels=in_channels, width=width)
+    net = kind((depth - 2) // 6, classes, in_channels, width)
     init_convs(net)
     return net

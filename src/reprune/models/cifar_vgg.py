@@ -23,10 +23,12 @@ CONVS = {13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}         
 class VGG(nn.Module):
     """[B, in_channels, H, W] -> logits [B, classes]; H and W at least 16."""
 
-    def __init__(self, convs: tuple[int, ...], classes: int, in_channels: int, hidden: int | None, bn_last: bool):
+    def __init__(self, convs: tuple[int, ...], classes: int, in_channels: int, hidden: int | None, bn_last: bool,
+                 width: int = 1):
         super().__init__()
         layers, c_in = [], in_channels
-        for stage, (count, c_out) in enumerate(zip(convs, WIDTHS, strict=True)):
+        for stage, (count, filters) in enumerate(zip(convs, WIDTHS, strict=True)):
+            c_out = filters * width
             if stage:
                 layers += [nn.MaxPool2d(2)]
             for _ in range(count):
@@ -45,18 +47,19 @@ class VGG(nn.Module):
 
 
 def vgg(depth: int, classes: int = 10, in_channels: int = 3, hidden: int | None = None,
-        bn_last: bool = False) -> nn.Module:
+        bn_last: bool = False, width: int = 1) -> nn.Module:
     """CIFAR VGG-13, VGG-16 or VGG-19 with BN: [B, in_channels, H, W] -> logits [B, classes].
 
     `hidden` None: one linear layer; an int: that many units with BN and ReLU before it (512 in Li et al. 2017).
     `bn_last`: convs with bias, ReLU, then BN, and the last pool is a maximum (Lubana et al. 2020).
-    UserError: another depth; `bn_last` not true or false; `classes`, `in_channels` or `hidden` not a positive whole
-    number.
+    `width`: so many times the filters.
+    UserError: another depth; `bn_last` not true or false; another number that is not positive and whole.
     """
     if not isinstance(bn_last, bool):
         raise UserError(f"model.bn_last={bn_last!r} must be true or false")
     depth = check_depth("CIFAR VGG", depth, tuple(CONVS))
-    check_counts(classes=classes, in_channels=in_channels, **({} if hidden is None else {"hidden": hidden}))
-    net = VGG(CONVS[depth], classes, in_channels, hidden, bn_last)
+    check_counts(classes=classes, in_channels=in_channels, width=width,
+                 **({} if hidden is None else {"hidden": hidden}))
+    net = VGG(CONVS[depth], classes, in_channels, hidden, bn_last, width)
     init_convs(net)
     return net

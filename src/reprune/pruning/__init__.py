@@ -1,6 +1,6 @@
 """How filters are chosen: the sockets a method fills, what it may look at (probe), allocations and rounds.
 
-Imports structure. Below are the names that configs give as `_target_`.
+Imports structure. Below are the names that configs give as `_target_`, and what training loops of one's own need.
 """
 
 from reprune.pruning.allocation import PerLayer, Uniform
@@ -10,7 +10,8 @@ from reprune.pruning.ranking import Budget, Global
 from reprune.pruning.recalibrate import Recalibrate
 from reprune.pruning.rounds import LayerByLayer, OneShot, Steps
 from reprune.pruning.sensitivity import Sensitivity
-from reprune.pruning.sockets import Method
+from reprune.pruning.silencing import PruningCallback
+from reprune.pruning.sockets import Method, Step
 
-__all__ = ["Bisection", "Budget", "Global", "LayerByLayer", "Learned", "Method", "OneShot", "PerLayer", "Recalibrate",
-           "Sensitivity", "Steps", "Uniform"]
+__all__ = ["Bisection", "Budget", "Global", "LayerByLayer", "Learned", "Method", "OneShot", "PerLayer",
+           "PruningCallback", "Recalibrate", "Sensitivity", "Step", "Steps", "Uniform"]

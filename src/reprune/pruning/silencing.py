@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reprune.pruning.during import During
 from reprune.pruning.probe import Probe
+from reprune.structure.groups import Plan
 from reprune.structure.surgery import filter_masks, layer_masks, zero_filters
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class PruningCallback(During):
     def __init__(self, method: Method):
         super().__init__()
         self.method = method
+        self.plan: Plan = {}                                      # of the last time
         self.masks: dict[str, Tensor] = {}                        # layer -> which filters stay [filters]
         self.frozen: list[tuple[nn.Parameter, Tensor]] = []       # with gradients to mask
 
@@ -49,8 +51,8 @@ class PruningCallback(During):
         alone = self.method.silence_layers and not last
         probe = Probe(net, **self.view, soft=True)
         probe = probe.by_layer() if alone else probe
-        plan = self.method.allocation(self.method.criterion(probe.groups, probe), probe)
-        self.masks = plan if alone else layer_masks(net, plan)
+        self.plan = self.method.allocation(self.method.criterion(probe.groups, probe), probe)
+        self.masks = self.plan if alone else layer_masks(net, self.plan)
         zero_filters(net, self.masks)
         self.freeze(net)
 

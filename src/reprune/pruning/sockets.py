@@ -16,6 +16,7 @@ from reprune.pruning.during import During
 from reprune.pruning.masking import Masking
 from reprune.pruning.silencing import PruningCallback
 from reprune.structure.groups import FilterGroup, Plan
+from reprune.structure.surgery import remove
 
 if TYPE_CHECKING:
     from reprune.pruning.masks import WeightMask
@@ -40,7 +41,8 @@ class Step:
 
 class Penalty(Protocol):
     """Added to the cross-entropy; sparse regularisers and distillation alike. One that defines start(net) may change
-    fresh weights before the first step; after_step(net, rate), all weights after every step at that learning rate."""
+    fresh weights before the first step; before_epoch(net, share) may change what the net does in an epoch, after which
+    that share of them is done; after_step(net, rate), all weights after every step at that learning rate."""
 
     def __call__(self, step: Step) -> Tensor: ...
 
@@ -97,6 +99,13 @@ class Search(Protocol):
     def __call__(self, plan: Plan, probe: Probe) -> Plan: ...
 
 
+class Surgery:
+    """Makes the net of a plan: here by taking filters out of the net there is."""
+
+    def __call__(self, plan: Plan, probe: Probe) -> nn.Module:
+        return remove(probe.net, plan)
+
+
 class Transform(Protocol):
     """Changes weights or BN statistics right after surgery, never shapes. probe: of the net before it."""
 
@@ -127,6 +136,7 @@ class Method:
     allocation: Allocation | None = None
     rounds: Rounds | None = None
     search: Search | None = None                                              # null: the filters with the lowest scores
+    surgery: Surgery = field(default_factory=Surgery)                         # how a plan is carried out
     penalties: Mapping[str, Penalty] = field(default_factory=dict)            # while training sparse
     silence_every: int = 0                                                    # epochs between soft prunings, 0 = never
     during: During | None = None                                              # what else happens meanwhile
@@ -157,8 +167,8 @@ class Method:
     def check(self, probe: Probe) -> None:
         """Raises UserError where it cannot serve this net with these images; before anything trains."""
         groups = self.allocation.candidates(probe) if self.prunes else probe.groups
-        chosen = (self.criterion, self.allocation, self.search, *self.repair.values()) if self.prunes else ()
-        for part in (self.during, *self.penalties.values(), *chosen):
+        chosen = (self.criterion, self.allocation, self.search, self.surgery, *self.repair.values())
+        for part in (self.during, *self.penalties.values(), *(chosen if self.prunes else ())):
             if hasattr(part, "check"):
                 part.check(groups, probe)
         if self.silence_layers and self.prunes:

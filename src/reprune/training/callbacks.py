@@ -30,8 +30,19 @@ class Threads(pl.Callback):
         torch.set_num_threads(self.number)
 
 
-class AfterStep(pl.Callback):
-    """Lets penalties that define after_step(net, rate) change the weights after every step of the optimiser."""
+class Penalties(pl.Callback):
+    """Tells penalties that define before_epoch(net, share) of every epoch, and lets those that define after_step(net,
+    rate) change the weights after every step of the optimiser."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+        if any(hasattr(penalty, "before_epoch") for penalty in module.penalties.values()):
+            module.launch_each()
+            self.on_train_epoch_start(trainer, module)            # one that goes on in its middle does not start again
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+        for penalty in module.penalties.values():
+            if hasattr(penalty, "before_epoch"):
+                penalty.before_epoch(module.net, (trainer.current_epoch + 1) / trainer.max_epochs)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Classifier, *_: Any) -> None:
         for penalty in module.penalties.values():

@@ -12,7 +12,8 @@ TOLD = """\
 Top-1 on the test set in percent, with {kept} % of the MACs left; over n seeds: mean ± sample standard deviation. *Looks
 at*: what the criterion is given, and the epochs of sparse training before it. *Seconds* of scoring, cutting and sparse
 training, the mean over the runs, on a machine that did other work meanwhile: orders of magnitude. The baseline is
-{baseline:.2f}. **‡** marks what is not above random filters in the same column."""
+{baseline:.2f}. **‡** marks what is not above random filters in the same column, **§** what has over a
+point more of the MACs left than it was to have."""
 
 
 def side(lines: list[Line]) -> list[str | list[dict[str, str]]]:
@@ -38,7 +39,10 @@ def entry(name: str, methods: dict[str, Cells], ways: list[Way], kept: list[int]
     cells, below = methods[name], not_above(methods[name], methods.get(CONTROL, {}))
 
     def said(at: tuple[Way, int]) -> str:
-        return spread(cells[at], "pruned_top1") + " ‡" * (at in below and name != CONTROL) if at in cells else "–"
+        if at not in cells:
+            return "–"
+        marks = "‡" * (at in below and name != CONTROL) + "§" * (100 - cells[at]["macs_drop"] > at[1] + 1)
+        return f"{spread(cells[at], 'pruned_top1')} {marks}".rstrip()
 
     some = next(iter(cells.values()))
     seconds = [line["seconds_cut"] for line in cells.values() if line["seconds_cut"] is not None]
