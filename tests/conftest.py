@@ -18,6 +18,12 @@ HANG = 1800                               # seconds after which something hangs;
 EPOCHS = ["recipe.baseline.epochs=1", "recipe.sparse.epochs=1", "recipe.recover.epochs=1"]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Nets and images that a test makes are the same at every run of it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def root() -> Path:
     return ROOT
