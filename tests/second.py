@@ -108,6 +108,8 @@ class Functions(TorchFunctionMode):
             device, args = AWAY if is_away(args[0]) else "cpu", (args[0].dtype,)
         elif args and not isinstance(args[0], torch.dtype):       # .to(device, dtype, non_blocking)
             device, args = args[0], args[1:2]
+        if device is not None and torch.device(device).type == "meta":        # shapes alone
+            return x.to(device, *args)
         if device is not None and (torch.device(device).type == "cuda") != is_away(x):
             if Tape.recording:
                 raise FORBIDDEN

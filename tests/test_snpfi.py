@@ -144,19 +144,23 @@ def difference(before, after, x, y, plan, sets) -> float:
 
 def test_recovery_brings_the_interactions_back_and_leaves_batch_norm_alone():
     x, y = images(6, dtype=torch.float32), torch.tensor([0, 1, 2, 0, 1, 2])
-    net = lively(reading(nn.Conv2d(6, 4, 3)), x.double()).float()
-    net[6].weight.data *= 20                                      # the last layer: interactions that can be seen
-    probe, plan = look(net, x, y), {"0": torch.tensor([True, False, True, True, False, True]), "3": torch.arange(4) > 0}
-    smaller, sets = reprune.remove(net, plan), quadruples(4, 8, torch.Generator().manual_seed(7))
-    before = difference(net, smaller, x, y, plan, sets)
-    wider = torch.zeros(len(sets), 6, dtype=torch.bool)
+    plan = {"0": torch.tensor([True, False, True, True, False, True]), "3": torch.arange(4) > 0}
+    sets, repair = quadruples(4, 8, torch.Generator().manual_seed(7)), Interactions(steps=120, rate=1e-3, batch=6)
+    wider, found = torch.zeros(len(sets), 6, dtype=torch.bool), []
     wider[:, plan["0"]] = sets
-    repair, now = Interactions(steps=120, rate=3e-3, batch=6), reprune.trace(smaller, x[:1])[0]
-    with torch.no_grad():
-        d = [repair.interaction(Suffix(n, x, y), g, s) for n, g, s in
-             ((smaller, now, sets), (net, probe.groups[0], wider))]
-    assert float((d[0] - d[1]).square().mean()) == pytest.approx(before, rel=1e-2)
-    mean = smaller[1].running_mean.clone()
-    repaired = repair(smaller, probe)
-    assert difference(net, repaired, x, y, plan, sets) < 0.3 * before != 0
-    assert torch.equal(repaired[1].running_mean, mean) and all(p.grad is None for p in repaired.parameters())
+    for seed in range(4):                                         # filters that hardly interact leave nothing to bring
+        torch.manual_seed(seed)
+        net = lively(reading(nn.Conv2d(6, 4, 3)), x.double()).float()
+        net[6].weight.data *= 20                                  # the last layer: interactions that can be seen
+        probe, smaller = look(net, x, y), reprune.remove(net, plan)
+        before, now = difference(net, smaller, x, y, plan, sets), reprune.trace(smaller, x[:1])[0]
+        with torch.no_grad():
+            d = [repair.interaction(Suffix(n, x, y), g, s) for n, g, s in
+                 ((smaller, now, sets), (net, probe.groups[0], wider))]
+        assert float((d[0] - d[1]).square().mean()) == pytest.approx(before, rel=1e-2)
+        mean = smaller[1].running_mean.clone()
+        repaired = repair(smaller, probe)
+        assert torch.equal(repaired[1].running_mean, mean) and all(p.grad is None for p in repaired.parameters())
+        found.append((before, difference(net, repaired, x, y, plan, sets)))
+    was, is_ = map(sum, zip(*found, strict=True))
+    assert is_ < 0.3 * was != 0
