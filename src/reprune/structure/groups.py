@@ -186,12 +186,13 @@ def _assemble(ledger: Ledger, inputs: Any) -> Trace:
     order = np.lexsort((channel_of, axis_of, atom_of))
     order = order[atom_of[order] != component[PROTECTED]]
     bounds = np.flatnonzero(np.diff(atom_of[order], prepend=-1, append=-1))
+    filters = np.array([key in ledger.filters for key in keys], bool)
 
     signatures: dict[bytes, list[np.ndarray]] = {}                # atoms that touch the same axes, equally often
+    axes_by_atom = axis_of[order]
     for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        touched = order[start:stop]
-        if any(keys[a] in ledger.filters for a in np.unique(axis_of[touched])):
-            signatures.setdefault(axis_of[touched].tobytes(), []).append(touched)
+        if filters[axes_by_atom[start:stop]].any():
+            signatures.setdefault(axes_by_atom[start:stop].tobytes(), []).append(order[start:stop])
     found = []
     for atoms in signatures.values():
         touched = np.stack(atoms)                                 # [size, channels an atom touches]

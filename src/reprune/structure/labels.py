@@ -66,18 +66,18 @@ def along(labels: Tensor, dim: int) -> Tensor | None:
     >>> along(torch.tensor([[1, 1], [2, 2]]), 0), along(torch.tensor([[1, 1], [2, 3]]), 0)
     (tensor([1, 2]), None)
     """
-    rows = _thin(labels.movedim(dim, 0))
+    rows = thin(labels.movedim(dim, 0))
     flat = rows.reshape(len(rows), -1)
     return flat[:, 0].clone() if bool((flat == flat[:, :1]).all()) else None
 
 
 def varying(labels: Tensor) -> list[int]:
     """The dims along which the labels differ."""
-    thin = _thin(labels)
-    return [d for d in range(labels.dim()) if thin.shape[d] > 1 and bool((thin != thin.narrow(d, 0, 1)).any())]
+    few = thin(labels)
+    return [d for d in range(labels.dim()) if few.shape[d] > 1 and bool((few != few.narrow(d, 0, 1)).any())]
 
 
-def _thin(labels: Tensor) -> Tensor:
+def thin(labels: Tensor) -> Tensor:
     """Expanded dims (stride 0) hold one value: look at it once."""
     index = tuple(slice(0, 1) if stride == 0 and d else slice(None) for d, stride in enumerate(labels.stride()))
     return labels[index]
@@ -116,7 +116,7 @@ class Ledger:
 
     def protect(self, labels: Any) -> None:
         if isinstance(labels, Tensor):
-            self.unite(torch.unique(_thin(labels)), torch.tensor([PROTECTED]))
+            self.unite(torch.unique(thin(labels)), torch.tensor([PROTECTED]))
         parts = labels.values() if isinstance(labels, dict) else labels if isinstance(labels, tuple | list) else ()
         for each in parts:
             self.protect(each)

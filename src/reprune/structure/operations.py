@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from reprune.structure.functional import Functional
-from reprune.structure.labels import along, varying
+from reprune.structure.labels import along, thin, varying
 
 POINTWISE = {"relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardtanh",
              "tanh", "sigmoid", "hardsigmoid", "softplus", "logsigmoid", "softsign", "tanhshrink", "hardshrink",
@@ -107,7 +107,7 @@ class Operations(Functional):
         if self.name == "typeas" or not operands:
             operands = [o for o in given if isinstance(o, Tensor)][:1]
         if "add" in self.name and len(operands) > 1:
-            self.ledger.added += [torch.unique(o) for o in operands]
+            self.ledger.added += [torch.unique(thin(o)) for o in operands]
         wide = [o for o in operands if list(o.shape) == list(op.value.shape)] or operands
         result = max(wide, key=lambda o: len(varying(o)))
         if list(result.shape) != list(op.value.shape):

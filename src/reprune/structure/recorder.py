@@ -42,12 +42,11 @@ class Book:
     kinds: dict[str, str | None] = field(default_factory=dict)
     closed: dict[str, Exception] = field(default_factory=dict)
 
-    def record(self, module: nn.Module, path: str, args: tuple, kwargs: dict, flat: bool = False) -> Any:
-        """Runs a module and notes its code. args, kwargs: with `Known` values. -> what it returns"""
-        recorder = Recorder(self, path, args, kwargs, flat)
-        graph = recorder.trace(module)
-        self.calls.setdefault(path, []).append(Recorded(graph, recorder.asked))
-        return plain(recorder.output)
+    def record(self, net: nn.Module, args: tuple, kwargs: dict, flat: bool = False) -> None:
+        """Runs a net and notes its code. args, kwargs: with `Known` values"""
+        recorder = Recorder(self, args, kwargs, flat)
+        graph = recorder.trace(net)
+        self.calls.setdefault("", []).append(Recorded(graph, recorder.asked))
 
     def agree(self, path: str) -> bool:
         """Whether all calls of a module run the same code."""
@@ -58,7 +57,7 @@ class Book:
 def record(net: nn.Module, args: tuple, kwargs: dict) -> Book:
     """Of all modules that a call of the net reaches; constants stay on the net until `tidy` ends."""
     book = Book()
-    book.record(net, "", given(args), given(kwargs))
+    book.record(net, given(args), given(kwargs))
     return book
 
 
@@ -67,7 +66,7 @@ def flat_graph(net: nn.Module, args: tuple, kwargs: dict) -> fx.GraphModule:
     with tidy(net), torch.no_grad():
         book = record(net, args, kwargs)
         flat = Book(kinds=book.kinds, closed=book.closed)
-        flat.record(net, "", given(args), given(kwargs), flat=True)
+        flat.record(net, given(args), given(kwargs), flat=True)
         return fx.GraphModule(net, flat.calls[""][0].graph, class_name=type(net).__name__)
 
 
@@ -98,21 +97,41 @@ def _following(maker: Callable) -> Callable:
 
 
 class Recorder(fx.Tracer):
-    """One module's own code; the modules it calls are nodes. flat: only its layers are."""
+    """A module's own code; the modules it calls are nodes, and their own code is noted on the way. flat: all in one,
+    only layers are nodes."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, book: Book, path: str, args: tuple, kwargs: dict, flat: bool):
+    def __init__(self, book: Book, args: tuple, kwargs: dict, flat: bool):
         super().__init__()
-        self.book, self.path, self.flat = book, path, flat
+        self.book, self.path, self.flat = book, "", flat
         self.args, self.kwargs = args, kwargs
         self.values: dict[fx.Node, Any] = {}
         self.still: set[fx.Node] = set()                          # dtypes, numbers of dims: the same for any sizes
         self.data: set[fx.Node] = set()                           # numbers read out of tensors
         self.asked: list[fx.Node] = []
+        self.proxies: dict[str, fx.Proxy] = {}                    # of the module's parameters and buffers
         self.running = False                                      # a layer is
         self.returned: Known | None = None                        # by a module whose code has been noted just now
         self.output: Any = None
+
+    def inside(self, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
+        """What fx.Tracer.trace does, of a module that is called: torch is patched for the whole net already, and to do
+        so again for each module takes longer than all else. -> what it returns"""
+        names = ["root", "path", "args", "kwargs", "graph", "submodule_paths", "tensor_attrs", "asked", "proxies"]
+        outer = {name: getattr(self, name) for name in names}
+        self.root, self.path, self.args, self.kwargs = module, path, args, kwargs
+        self.graph, self.asked, self.proxies = fx.Graph(tracer_cls=type(self)), [], {}
+        self.submodule_paths = {m: name for name, m in module.named_modules()}
+        self.tensor_attrs = {value: f"{name}.{attr}".lstrip(".") for name, m in module.named_modules()
+                             for attr, value in vars(m).items() if isinstance(value, Tensor | torch.ScriptObject)}
+        try:
+            call, _ = self.create_args_for_root(type(module).forward, True)
+            self.create_node("output", "output", (self.create_arg(call()),), {})
+            self.book.calls.setdefault(path, []).append(Recorded(self.graph, self.asked))
+            return plain(self.output)
+        finally:
+            vars(self).update(outer)
 
     def proxy(self, node: fx.Node) -> Value:
         return Value(node, self)
@@ -176,7 +195,7 @@ class Recorder(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
         counter = isinstance(attr_val, Tensor) and not isinstance(attr_val, nn.Parameter) and attr_val.numel() == 1
-        return attr_val if self.running or counter else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return attr_val if self.running or counter else super().getattr(attr, attr_val, self.proxies)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         path = f"{self.path}.{module_qualified_name}" if self.path else module_qualified_name
@@ -193,7 +212,7 @@ class Recorder(fx.Tracer):
         if self.flat or self.is_leaf_module(m, target):
             return super().call_module(m, forward, args, kwargs)
         try:
-            value = self.book.record(m, path, known_args, known_kwargs)
+            value = self.inside(m, path, known_args, known_kwargs)
         except Exception as error:                                # raises again where it does not run at all
             value = self._quietly(forward, *unwrapped(known_args), **unwrapped(known_kwargs))
             self.book.closed[path] = error
