@@ -6,9 +6,11 @@ same filters again and fills in the tensors, so a file can be read without the c
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -98,30 +100,41 @@ class _Weightless(TorchFunctionMode):
 
 def _described(header: dict, held: Held, builder: Callable[..., nn.Module] | None) -> nn.Module:
     """The pruned net on the meta device. Raises ValueError where it does not have the tensors that the file holds."""
-    net = unpruned(header, builder)
-    _check_room(net, held, header["history"])
-    net = cut(net, header)
+    _check_room(rebuilt({**header, "history": []}, builder), held, header["history"])
+    net = rebuilt(header, builder)
     for name, tensor in net.state_dict().items():
         if list(tensor.shape) != held[name][1]:
             raise ValueError(f"{name} has shape {str(held[name][1]):.60}, not {list(tensor.shape)}")
     return net
 
 
-def unpruned(header: dict, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
-    """The net that filters were removed from, on the meta device."""
+def rebuilt(header: dict, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
+    """The net that a header describes, on the meta device. The last few are kept: the rounds of a run read one net
+    after the other, and each has one plan more."""
+    plans, start = [p for p in header["history"] if p], [header["model"], header.get("gates"), header["input_shape"]]
+    first = json.dumps(start), builder
+    keys = list(accumulate(map(json.dumps, plans), lambda key, plan: (*key, plan), initial=first))
+    known = next((n for n in reversed(range(len(keys))) if keys[n] in _rebuilt), None)
+    net = _unpruned(header, builder) if known is None else _rebuilt[keys[known]]
+    for plan in plans[known or 0:]:
+        net = copy.deepcopy(net)
+        groups = trace(net, torch.empty(1, *header["input_shape"], device="meta"))
+        net = remove(net, _plan(groups, plan), check=False)       # it was checked before it was saved
+    _rebuilt[keys[-1]] = net
+    while len(_rebuilt) > 8:
+        del _rebuilt[next(iter(_rebuilt))]
+    return copy.deepcopy(net)
+
+
+_rebuilt: dict[tuple, nn.Module] = {}
+
+
+def _unpruned(header: dict, builder: Callable[..., nn.Module] | None) -> nn.Module:
     with _Weightless():
         net = models.build({**header["model"], "weights": None}, builder)        # a header names no other files to read
         if gates := header.get("gates"):
             gate(net, **gates)
     return net.to("meta")
-
-
-def cut(net: nn.Module, header: dict) -> nn.Module:
-    """It without the filters that went."""
-    example = torch.empty(1, *header["input_shape"], device="meta")
-    for removed in filter(None, header["history"]):
-        net = remove(net, _plan(trace(net, example), removed), check=False)      # it was checked before it was saved
-    return net
 
 
 def _check_room(net: nn.Module, held: Held, history: list[dict[str, list[int]]]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.files import replacing
-from reprune.models.checkpoint import cut, header_of, unpruned
+from reprune.models.checkpoint import header_of, rebuilt
 from reprune.models.header import check_length, parse
 from reprune.structure.layers import PRODUCERS
 
@@ -58,7 +58,7 @@ class Packed:
             with safe_open(str(file), "pt") as held:
                 header = parse((held.metadata() or {}).get("reprune", "null"))
                 tensors = {name: held.get_tensor(name) for name in held.keys()}          # noqa: SIM118  (it is no dict)
-            net = cut(unpruned(header), header)
+            net = rebuilt(header)
             state = dict(self._state(net, tensors))
             net = net.to_empty(device="cpu")
             net.load_state_dict(state)
