@@ -20,7 +20,8 @@ from reprune.structure.cost import CostTable
 
 SIZES = (64, 96, 128, 224, 299)         # pixels: the smallest that a net takes
 RATE = 0.4
-TRANSFORMERS = ("vit", "swin", "maxvit")
+LEFT_OUT = ("vit", "swin", "maxvit",    # transformers; copies of 645 million parameters in float64 take 15 GB
+            "regnet_y_128gf")
 TIMM = """cs3darknet_focus_s cspdarknet53 cspresnet50 cspresnext50 convnext_atto darknet53 densenetblur121d dla46_c
 dla60_res2net dpn68 eca_nfnet_l0 ecaresnet26t edgenext_xx_small efficientnet_b0 efficientnet_b0_gn efficientnet_es
 efficientnetv2_rw_t ese_vovnet19b_dw fasternet_t0 fbnetc_100 gcresnet33ts gernet_s ghostnet_100 ghostnetv2_100
@@ -32,7 +33,7 @@ starnet_s050 tinynet_e tresnet_m vovnet39a xception41"""
 
 
 def names() -> list[str]:
-    found = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(TRANSFORMERS)]
+    found = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(LEFT_OUT)]
     return [f"torchvision/{n}" for n in found] + [f"timm/{n}" for n in TIMM.split()]
 
 
