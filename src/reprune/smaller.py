@@ -42,7 +42,7 @@ def prune(net: nn.Module, example: Tensor, *, macs: float | None = None, params:
     multiple     a layer that is cut keeps a multiple of it (8: widths that fast kernels like)
     min_keep     at least this fraction of every layer stays; with spread="global", try 0.1
     refit        batches of training images: each layer that reads fewer channels gets the weights that come nearest, by
-                 least squares, to its outputs in `net`
+                 least squares, to its outputs in `net`; more images than any of them reads channels
     recalibrate  batches of training images for new BN statistics of what is left
 
     Raises UserError for a budget that cannot be met, a criterion that is not known or that this net or data cannot
