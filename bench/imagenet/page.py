@@ -34,7 +34,7 @@ def measured(found: dict[str, dict]) -> str:
     parts = [accuracies(found)] if "whole" in found else []
     if "speed" in found:
         parts.append(speeds(found["speed"]))
-    return "\n\n".join(parts) + "\n" if parts else "Not measured yet.\n"
+    return "\n" + "\n\n".join(parts or ["Not measured yet."]) + "\n\n"
 
 
 def accuracies(found: dict[str, dict]) -> str:
