@@ -53,6 +53,16 @@ def test_widths_floors_and_new_statistics(net, loader):
     assert reprune.plan(net) == {}
 
 
+def test_refit_brings_outputs_nearer(net):
+    batches = [(torch.randn(16, 3, 16, 16), torch.arange(16) % 10) for _ in range(8)]
+    cut, fitted = (reprune.prune(net, EXAMPLE, macs=0.7, refit=some) for some in (None, batches))
+    x = torch.randn(16, 3, 16, 16)
+    with torch.no_grad():
+        errors = [(small(x) - net(x)).norm() for small in (cut, fitted)]
+    assert errors[1] < 0.7 * errors[0]
+    assert all(torch.equal(mask, reprune.plan(cut)[name]) for name, mask in reprune.plan(fitted).items())
+
+
 def test_a_criterion_of_the_users_own(net):
     class First(Criterion):
         def score(self, group, probe):

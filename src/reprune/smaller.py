@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from reprune.errors import UserError
+from reprune.methods.lasso import Channels, Refit
 from reprune.pruning.probe import Probe
 from reprune.pruning.ranking import Budget
 from reprune.pruning.recalibrate import Recalibrate
@@ -22,12 +23,13 @@ from reprune.structure.surgery import remove
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 FOR_BN = 1000                           # images for new statistics
+FOR_FIT, POINTS = 1000, 10              # images for least squares, and places of each
 
 
 def prune(net: nn.Module, example: Tensor, *, macs: float | None = None, params: float | None = None,
           criterion: str | Criterion = "l1", data: Batches | None = None, groups: str = "inner",
           spread: str = "uniform", multiple: int = 1, min_keep: float = 0.0,
-          recalibrate: Batches | None = None) -> nn.Module:
+          refit: Batches | None = None, recalibrate: Batches | None = None) -> nn.Module:
     """-> a smaller copy in eval mode, that computes what `net` does without the filters that went.
 
     net          trained; any that `reprune.trace` follows
@@ -39,6 +41,8 @@ def prune(net: nn.Module, example: Tensor, *, macs: float | None = None, params:
     spread       uniform: the same rate in every layer | global: the lowest scores of the whole net first
     multiple     a layer that is cut keeps a multiple of it (8: widths that fast kernels like)
     min_keep     at least this fraction of every layer stays; with spread="global", try 0.1
+    refit        batches of training images: each layer that reads fewer channels gets the weights that come nearest, by
+                 least squares, to its outputs in `net`; more images than any of them reads channels
     recalibrate  batches of training images for new BN statistics of what is left
 
     Raises UserError for a budget that cannot be met, a criterion that is not known or that this net or data cannot
@@ -49,13 +53,16 @@ def prune(net: nn.Module, example: Tensor, *, macs: float | None = None, params:
     images = looks_at(score)
     if images and data is None:
         raise UserError(f"criterion {criterion!r} looks at training images: give data=LOADER, batches of (x, y)")
-    probe = Probe(net, example, Given(data, example.device, images) if images else None)
+    given = Given(data, example.device, images) if images else None
+    probe = Probe(net, example, given, batch_size=given.batch_size if given else 250)
     candidates = allocation.candidates(probe)
     score.check(candidates, probe)
     small = remove(net, allocation(score(candidates, probe), probe))
-    if recalibrate is not None:
-        given = Given(recalibrate, example.device, FOR_BN)
-        small = Recalibrate(FOR_BN)(small, Probe(net, example, given))
+    repairs = ((refit, FOR_FIT, Refit(Channels(FOR_FIT, POINTS))), (recalibrate, FOR_BN, Recalibrate(FOR_BN)))
+    for batches, n, repair in repairs:
+        if batches is not None:
+            given = Given(batches, example.device, n)
+            small = repair(small, Probe(net, example, given, batch_size=given.batch_size))
     return small.eval()
 
 
@@ -93,6 +100,7 @@ class Given:
                 break
         if not count:
             raise UserError("data holds no batch: give an iterable of (x [B, C, H, W], y [B])")
+        self.batch_size = max(2, len(self.batches[0][0]))         # what the user's memory holds
         self.classes = int(max(y.max() for _, y in self.batches)) + 1
         self.parts = SimpleNamespace(train=range(count), val=range(count))
 

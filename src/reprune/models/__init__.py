@@ -88,9 +88,10 @@ def _builder(target, options: Mapping, builder: Callable[..., nn.Module] | None)
         raise UserError(f"model._target_={shown} is not a model builder; the builders are: {', '.join(BUILDERS)}")
     builder = builder or BUILDERS[target]
     parameters = inspect.signature(builder).parameters
-    if unknown := [str(k) for k in options if k not in parameters]:
+    any_more = [k for k, p in parameters.items() if p.kind is p.VAR_KEYWORD]
+    if unknown := [str(k) for k in options if k not in parameters and not any_more]:
         raise UserError(f"{target} has no option {', '.join(unknown)}; it takes: {', '.join(parameters)}")
-    required = [k for k, p in parameters.items() if p.default is p.empty]
+    required = [k for k, p in parameters.items() if p.default is p.empty and k not in any_more]
     if missing := [k for k in required if k not in options]:
         raise UserError(f"{target} needs the option {', '.join(missing)}; it takes: {', '.join(parameters)}")
     return builder
