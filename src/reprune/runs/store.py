@@ -57,6 +57,10 @@ def resolved(cfg: DictConfig) -> dict:
     weights = config["model"].get("weights")
     if weights:
         path = Path(weights)
+        if not path.is_file() and not path.suffix:                # published ones, by their name
+            from reprune.models import weights_file  # seconds: torch
+
+            path = weights_file(config["model"])
         if not path.is_file():
             raise UserError(f"model.weights: no file at {path.absolute()}")
         now = path.stat()
