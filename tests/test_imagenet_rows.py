@@ -1,4 +1,4 @@
-"""The rows on ImageNet run from end to end on a few images: here two of them of small nets, others every day; `make
+"""The rows on ImageNet run from end to end on a few images: here one of them, of a small net, another every day; `make
 imagenet-smoke` runs all.
 """
 
@@ -13,15 +13,15 @@ SMALL = {"resnet18", "resnet34", "mobilenet_v2"}
 LONG = {"lasso", "thinet"}                                        # layer by layer
 
 
-def today() -> list[str]:
+def today() -> str:
     """Every one of them in the end."""
     words = {row: set(re.findall(r"\w+", (ROOT / f"experiments/{row}.yaml").read_text())) for row in rows()}
-    choice = [row for row, named in words.items() if named & SMALL and not named & LONG]
-    return [choice[(2 * date.today().toordinal() + i) % len(choice)] for i in range(2)]
+    choice = [row for row, named in words.items() if named & SMALL and not named & {*LONG, "top5"}]
+    return choice[date.today().toordinal() % len(choice)]
 
 
-@pytest.mark.parametrize("row", today())
-def test_rows_on_imagenet_run(row, tmp_path, one_thread):
+@pytest.mark.parametrize("row", [today()])
+def test_a_row_on_imagenet_runs(row, tmp_path, one_thread):
     record = dry(row, write(tmp_path / "images"), tmp_path, "dataset.size=32")
     assert record["experiment"] == row and record["claim"] and record["dataset"] == "imagenet"
     assert record["config"]["recipe"]["name"] == "smoke"

@@ -37,7 +37,8 @@ NOT_IN_KEY = (*HERE, "claim", "control", "dataset.complete", "dataset.unreadable
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
 NEUTRAL = {"dataset.test": "val", "method.allocation.multiple": 1, "method.penalties.hgsr.scale": "sum",
            "method.prunes": True, "method.rounds.batches": None, "method.silence_gradients": False,
-           "method.silence_layers": False, "speed.compile": False, "trainer.devices": 1}
+           "method.silence_layers": False, "speed.compile": False, "trainer.accumulate_grad_batches": 1,
+           "trainer.devices": 1}
 PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 SEVERAL = ("trainer.devices", "trainer.strategy", "trainer.sync_batchnorm")    # of no effect where there is one device
 
