@@ -4,10 +4,9 @@
 
 All do the same work, the torchvision recipe for ImageNet: decode, RandomResizedCrop, mirror, normalised float32 batches
 of 64. torchvision's, ImageFolder in a DataLoader: on PIL images (ToTensor, Normalize); and by its tensor decoder, with
-transforms v2. Rounds take turns (A B A B ..), the table gives medians, also of the
-ratios inside of rounds; worker start-up is not counted, and every
-process has one thread. MiB: what the processes hold at most, all together, beyond what there was before the first batch
-(shared pages count once).
+transforms v2. Rounds take turns (A B A B ..), the table gives medians, also of the ratios inside of rounds; worker
+start-up is not counted, and every process has one thread. MiB: what the processes hold at most, all together, beyond
+what there was before the first batch (shared pages count once).
 """
 
 import os
