@@ -5,10 +5,10 @@ CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults graphs tables figures report bench compatibility campaign docs check clean
+.PHONY: help setup demo test faults graphs imagenet-smoke tables figures report bench compatibility campaign docs check clean
 
 help:     ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:    ## virtual environment .venv with the tested versions of everything
 setup: .venv/installed
@@ -46,6 +46,10 @@ compatibility: setup    ## results/compatibility.md: what can be pruned of the n
 
 graphs: setup    ## 500 random nets: silence equals remove, costs are known, files give the same bits
 	$(BIN)/python tests/graphs.py 500
+
+imagenet-smoke: setup    ## every row on ImageNet, run from end to end on a few images; WITH="--images FOLDER 'li2017/*'"
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e '.[zoo]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/imagenet_rows.py $(WITH)
 
 MINUTES ?= 25
 campaign: setup    ## rows that have not run, in order of value, for MINUTES=25; WITH="--rows 'li2017/*' --at-once 2"

@@ -69,6 +69,8 @@ def test_an_option_that_an_allocation_does_not_read_is_refused(allocation, optio
 
 @pytest.mark.parametrize("model", [m for m in options("model") if m != "torchvision"])
 def test_every_model_can_be_built_from_its_node(model, configure):
+    if model == "timm":
+        pytest.importorskip("timm", reason="pip install 'reprune[zoo]'")
     node = OmegaConf.to_container(configure(f"model={model}", tiny=False).model, resolve=True)
     assert node["name"] == model
     assert models.build(node)

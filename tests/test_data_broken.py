@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 from trees import photos, tiny, write_tiny, write_tree
 
 from reprune.data import cifar10, fashion_mnist, svhn
+from reprune.data.decode import pixels
+from reprune.data.files import photo
 from reprune.data.normalize import IMAGENET
 from reprune.errors import UserError
 
@@ -80,6 +83,28 @@ def test_an_image_that_cannot_be_read_ends_in_one_line_that_names_it(name, read,
                           workers=int(read == "worker"))
             list(data.plain(8, seed=0))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_may_be_left_out(workers, tree, tmp_path, capsys):
+    shutil.copytree(tree, tmp_path / "tree")
+    for path in ("train/bee/3.png", "val/ant/1.png"):
+        (tmp_path / "tree" / path).write_bytes(saved(NOISE, end=900))
+    data = photos(tmp_path / "tree", val_size=0, unreadable="skip", normalize="own", workers=workers)
+    for _ in range(2):                                            # what has been named once is not named again
+        assert [sum(len(y) for _, y in loader) for loader in (data.train(8, 0), data.test(3))] == [23, 7]
+    named = [line for line in capsys.readouterr().out.splitlines() if "cannot read image" in line]
+    assert len(named) == len(data.left_out) == 2 and all(line.endswith("; it is left out") for line in named)
+    for path in (tmp_path / "tree/val").glob("*/*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="cannot read image .*, and none of the 3 of its batch can be read"):
+        list(data.test(3))
+
+
+def test_a_jpeg_has_the_pixels_that_pillow_gives(tmp_path):
+    for mode in ("RGB", "L", "CMYK"):
+        NOISE.convert(mode).save(tmp_path / "some.jpg")
+        assert torch.equal(pixels(tmp_path / "some.jpg"), pil_to_tensor(photo(tmp_path / "some.jpg")))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
-from trees import photos, tiny, write_tiny, write_tree
+from trees import photos, small, tiny, write_tiny, write_tree
 
 from reprune.data.normalize import IMAGENET
 from reprune.errors import UserError
@@ -102,6 +102,55 @@ def test_an_unreadable_image_is_named(workers, tmp_path):
     with pytest.raises(UserError, match=r"cannot read image .*\.png") as error:
         list(photos(tmp_path, classes=1, val_size=0, workers=workers).test(4))
     assert "\n" not in str(error.value)
+
+
+WHOLE = {"train": 24, "val": 8, "source": "get it THERE"}
+
+
+@pytest.mark.parametrize(("gone", "message"), [
+    ("", None),
+    ("val", r"has no val/; set dataset.data_dir to .*; get it THERE$"),
+    ("train/bee", r"is not complete: train/ holds 12 images of 24, in 1 classes of 2; get it THERE, or set "
+                  r"dataset.complete=null"),
+    ("train/ant/0.png val/bee/1.png", r"train/ holds 23 images of 24, in 2 classes of 2; val/ holds 7 images of 8,"),
+    ("val/bee/*", r"val/ holds 4 images of 8, in 1 classes of 2 \(bee has none\)"),
+    ("val/*/", r"Couldn't find any class folder in .*val. \(in .*\); get it THERE$"),
+])
+def test_a_known_set_that_is_half_there_says_what_is_missing(gone, message, tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "tree")
+    for pattern in gone.split():
+        for path in (tmp_path / "tree").glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if message is None:
+        photos(tmp_path / "tree", complete=WHOLE)
+    else:
+        with pytest.raises(UserError, match=message) as error:
+            photos(tmp_path / "tree", complete=WHOLE)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [photos, small])
+def test_the_test_images_may_lie_in_another_folder(read, tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "tree")
+    for path in (tmp_path / "tree").glob("*/*/*.png"):
+        Image.open(path).resize((16, 16)).save(path)
+    before = [list(loader) for data in [read(tmp_path / "tree")] for loader in (data.test(4), data.train(4, 0))]
+    (tmp_path / "tree/val").rename(tmp_path / "tree/test")
+    after = read(tmp_path / "tree", test="test")
+    assert equal(before[0], after.test(4)) and equal(before[1], after.train(4, 0))
+    with pytest.raises(UserError, match="has no val/"):
+        read(tmp_path / "tree")
+
+
+def test_small_images_in_memory_are_those_of_the_files(tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "tree")
+    for path in (tmp_path / "tree").glob("*/*/*.png"):
+        Image.open(path).resize((18, 18)).save(path)              # what test images of 16 pixels are resized to
+    in_memory, big = small(tmp_path / "tree", size=18), photos(tmp_path / "tree")
+    assert all(torch.equal(x[..., 1:-1, 1:-1], u) and torch.equal(y, v)
+               for (x, y), (u, v) in zip(in_memory.test(3), big.test(3), strict=True))
+    with pytest.raises(UserError, match=r"/train/ant/0.png has 18x18 pixels, not 16x16"):
+        small(tmp_path / "tree", size=16)
 
 
 # ---- TinyImageNet

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from reprune.errors import UserError
+from reprune.runs.checks import trainable
 from reprune.runs.measure import environment, threads
 from reprune.training.callbacks import TestCurve
 from reprune.training.classifier import fit
@@ -40,6 +41,18 @@ def test_two_processes_reach_the_weights_of_one(configure, tmp_path):
         moved = (weight - start[name]).norm()
         assert (two.state_dict()[name] - weight).norm() < 1e-4 * moved, name
     assert len(also) == 3 and also == curve
+
+
+def test_batches_that_add_up_their_gradients_reach_the_weights_of_whole_ones(configure, tmp_path, monkeypatch):
+    options = ["recipe.baseline.epochs=2", "dataset.limit=240"]
+    one, _ = trained(configure(*options, "recipe.batch_size=80"), tmp_path / "one.ckpt")
+    halves = [*options, "recipe.batch_size=40", "trainer.accumulate_grad_batches=2"]
+    two, _ = trained(configure(*halves), tmp_path / "two.ckpt")
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match="trainer.accumulate_grad_batches: .*set speed.graph=false"):
+        trainable(configure(*halves, "trainer.accelerator=auto"))
 
 
 class Counted(pl.Callback):

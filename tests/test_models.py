@@ -1,5 +1,6 @@
 """Our nets against published counts; every conf/model option; bad names and numbers. Checkpoints: test_weights.py."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,30 @@ def test_torchvision_nets(arch, size, published_params):
         assert gray(x[:, :1]).shape == (2, 7)
 
 
+def test_a_wider_mobilenet_has_the_parameters_of_its_paper():
+    wide = models.torchvision("mobilenet_v2", width_mult=1.4)                  # Sandler et al. 2018, table 4
+    assert round(sum(p.numel() for p in wide.parameters()) / 1e6, 1) == 6.1
+    for arch, width in (("resnet18", 2), ("mobilenet_v2", 0), ("mobilenet_v2", "wide")):
+        with pytest.raises(UserError, match=f"model.width_mult={width} of {arch}: MobileNetV2"):
+            models.torchvision(arch, width_mult=width)
+
+
+def test_nets_of_timm():
+    pytest.importorskip("timm", reason="pip install 'reprune[zoo]'")
+    net = models.timm("lcnet_035", classes=7, in_channels=1)
+    assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+    with pytest.raises(UserError, match="timm has no classification model 'lcnet_037'; did you mean .*lcnet_035"):
+        models.timm("lcnet_037")
+    with pytest.raises(UserError, match="model.arch=lcnet_050.mine: timm says: "):
+        models.timm("lcnet_050.mine")
+
+
+def test_a_net_of_timm_where_there_is_no_timm_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"model=timm: timm is not installed; pip install 'reprune\[zoo\]'"):
+        models.build({"_target_": "reprune.models.timm", "name": "timm", "arch": "resnet50", "weights": "pretrained"})
+
+
 def test_hook_count_agrees_with_torch():
     net = models.resnet(20).eval()
     with FlopCounterMode(display=False) as counter:
@@ -131,6 +156,8 @@ def test_vgg_with_the_hidden_layer_of_li2017():
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_option_builds_under_its_name_and_follows_the_dataset(path):
+    if path.stem == "timm":
+        pytest.importorskip("timm", reason="pip install 'reprune[zoo]'")
     config = from_conf(path, classes=7, channels=1)
     assert config["name"] == path.stem
     with torch.device("meta"):

@@ -80,7 +80,7 @@ def test_images_are_read_once(tree, configure, monkeypatch, tmp_path):
 
 def test_a_look_at_many_cells_walks_a_folder_once_and_the_next_look_walks_it_again(tree, monkeypatch, tmp_path, capsys):
     walks, walk = [], images.entries
-    monkeypatch.setattr(images, "entries", lambda root: walks.append(root) or walk(root))
+    monkeypatch.setattr(images, "entries", lambda root, parts: walks.append(root) or walk(root, parts))
     sweep = [*FOLDER, f"data_dir={tree}", f"output_dir={tmp_path}/outputs", "method=l1,random", "seed=0,1,2"]
     before = {cell.key for cell in status.cells(sweep, ROOT)}
     assert len(before) == 6 and walks == [tree]

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from reprune import models
 from reprune.errors import UserError
+from reprune.runs.store import Store
 
 CHECKPOINTS = {20: "resnet20-12fca82f.th", 32: "resnet32-d509ac18.th",
                44: "resnet44-014dd654.th", 56: "resnet56-4bfd9763.th"}
@@ -218,3 +219,51 @@ def test_any_floating_point_becomes_the_nets(dtype, tmp_path):
 def test_a_home_that_is_nobodys_is_a_missing_file():
     with pytest.raises(UserError, match="no weights at ~nobody-has-this-name/w.pt"):
         models.load_weights(models.resnet(8), "~nobody-has-this-name/w.pt")
+
+
+# ---- published weights, by their name
+
+SQUEEZED = {"_target_": "reprune.models.torchvision", "name": "net", "arch": "squeezenet1_1"}
+
+
+@pytest.fixture
+def no_network(tmp_path, monkeypatch):
+    """Published weights are downloaded to tmp_path/checkpoints, or not at all."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a test asks the network"))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: (_ for _ in ()).throw(OSError("no network\nhere")))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["pretrained", "IMAGENET1K_V1"])
+def test_published_weights_are_downloaded_once_and_known_by_what_they_hold(name, no_network, monkeypatch, configure):
+    donor, asked = models.build(SQUEEZED), []
+
+    def download(url, file, digits, progress):
+        asked.append((url.rpartition("/")[2], digits))
+        torch.save(donor.state_dict(), file)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    net = models.build({**SQUEEZED, "weights": name})
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in donor.state_dict().items())
+    model = ["model=torchvision", "model.arch=squeezenet1_1", f"model.weights={name}"]
+    by_name = Store(configure(*model)).config["model"]["weights"]
+    assert asked == [("squeezenet1_1-b8a52dc0.pth", "b8a52dc0")]
+    file = no_network / "checkpoints/squeezenet1_1-b8a52dc0.pth"
+    assert by_name == Store(configure(*model, f"model.weights={file}")).config["model"]["weights"]
+    assert os.listdir(file.parent) == [file.name]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"weights": "pretrained"},
+     "cannot get https://.*/squeezenet1_1-b8a52dc0.pth .*no network here.*set model.weights=FILE"),
+    ({"weights": "IMAGENET1K_V9"},
+     "neither a file nor weights of torchvision's squeezenet1_1; there are: pretrained, IMAGENET1K_V1"),
+    ({"weights": "some.pth"}, "no weights at some.pth"),
+    ({"arch": "squeeznet1_1", "weights": "pretrained"}, "did you mean squeezenet1_1"),
+    ({"_target_": "reprune.models.lenet5", "arch": ..., "weights": "pretrained"}, "no weights at pretrained"),
+])
+def test_published_weights_that_are_not_to_be_had_are_one_line(changes, message, no_network):
+    with pytest.raises(UserError, match=message) as error:
+        models.build({key: value for key, value in {**SQUEEZED, **changes}.items() if value is not ...})
+    assert "\n" not in str(error.value) and not any(no_network.rglob("*.pth*"))

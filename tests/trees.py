@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from reprune.data import imagefolder, tinyimagenet
+from reprune.data import imagefolder, smallfolder, tinyimagenet
 
 
 def write_tree(root):
@@ -22,6 +22,12 @@ def photos(tree, **changes):
     knobs = {"name": "tree", "channels": 3, "classes": 2, "size": 16, "data_dir": str(tree), "normalize": "imagenet",
              "val_size": 6, "split_seed": 0, "limit": None, "workers": 0}
     return imagefolder(**{**knobs, **changes})
+
+
+def small(tree, **changes):
+    knobs = {"name": "tree", "channels": 3, "classes": 2, "size": 16, "data_dir": str(tree), "normalize": "imagenet",
+             "val_size": 6, "split_seed": 0, "limit": None, "augment": {"pad": 2, "flip": True}}
+    return smallfolder(**{**knobs, **changes})
 
 
 WNIDS = ("n03", "n01", "n02")

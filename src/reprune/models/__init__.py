@@ -18,6 +18,7 @@
 | `narrow_resnet`     | ImageNet ResNet-18/34/50 with 8 to 64 filters                | narrow_resnet{18,34}           |
 | `narrow_vgg`        | VGG-11 with 16 to 128 filters, with or without batch norm    | narrow_vgg11                   |
 | `torchvision`       | any torchvision classification net                           | torchvision                    |
+| `timm`              | any net of timm, where that is installed                     | timm                           |
 """
 
 from __future__ import annotations
@@ -38,19 +39,21 @@ from reprune.models.cifar_vgg import vgg
 from reprune.models.common import check_task
 from reprune.models.lenet import lenet5, lenet300, mlp
 from reprune.models.narrow import narrow_alexnet, narrow_resnet, narrow_vgg
+from reprune.models.pretrained import weights_file
+from reprune.models.timm_zoo import timm
 from reprune.models.torchvision_zoo import resnet_cifar_stem, torchvision
 from reprune.models.weights import load_weights
 from reprune.structure.notes import note
 
 __all__ = ["build", "check_task", "densenet", "googlenet", "lenet300", "lenet5", "load_weights", "mlp", "mobilenet_v1",
            "mobilenet_v2", "narrow_alexnet", "narrow_resnet", "narrow_vgg", "preresnet", "resnet", "resnet_b",
-           "resnet_cifar_stem", "torchvision", "vgg"]
+           "resnet_cifar_stem", "timm", "torchvision", "vgg", "weights_file"]
 
 # The only names `build` calls, and those that `trust` adds. A checkpoint carries its model config, so a dotted path may
 # come from a stranger's file: it is looked up here and never imported.
 BUILDERS = {f"{__name__}.{f.__name__}": f for f in (
     resnet, resnet_b, preresnet, densenet, googlenet, mobilenet_v1, mobilenet_v2, vgg, lenet5, lenet300, mlp,
-    resnet_cifar_stem, narrow_alexnet, narrow_resnet, narrow_vgg, torchvision)}
+    resnet_cifar_stem, narrow_alexnet, narrow_resnet, narrow_vgg, torchvision, timm)}
 
 
 def trust(target: str) -> None:
@@ -66,7 +69,8 @@ def trust(target: str) -> None:
 def build(config: Mapping, builder: Callable[..., nn.Module] | None = None) -> nn.Module:
     """The net of a resolved model node: `{"_target_": "reprune.models.resnet", "name": "resnet20", "depth": 20, ...}`.
 
-    `name` is for tables only; `weights`, where set, is a file for `load_weights`; all other keys are arguments of the
+    `name` is for tables only; `weights`, where set, is a file for `load_weights` or the name
+    of published ones (pretrained.py); all other keys are arguments of the
     builder, the one given or what `_target_` names. Initial weights are drawn from torch's global generator: seed it
     before, where it matters.
 
@@ -77,7 +81,7 @@ def build(config: Mapping, builder: Callable[..., nn.Module] | None = None) -> n
     net = _builder(config.get("_target_"), options, builder)(**options)
     note(net, model={**config, "weights": None})
     if config.get("weights"):
-        load_weights(net, config["weights"])
+        load_weights(net, weights_file(config))
     return net
 
 

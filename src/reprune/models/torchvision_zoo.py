@@ -31,24 +31,33 @@ def resnet_cifar_stem(depth: int, classes: int = 10, in_channels: int = 3) -> nn
     return net
 
 
-def torchvision(arch: str, classes: int = 1000, in_channels: int = 3) -> nn.Module:
+def torchvision(arch: str, classes: int = 1000, in_channels: int = 3, width_mult: float = 1.0) -> nn.Module:
     """The torchvision classification model named `arch`, untrained: [B, in_channels, H, W] -> logits [B, classes].
 
     GoogLeNet and Inception v3 come without their auxiliary heads, so they return plain logits while training too.
-    `in_channels` other than 3 replaces the stem conv. UserError: unknown `arch`; counts not positive whole numbers.
+    `in_channels` other than 3 replaces the stem conv; width_mult: of MobileNetV2, whose channels it multiplies.
+    UserError: unknown `arch`; counts not positive whole numbers; a width of another net, or not above zero.
     """
     from torchvision import models  # 2 s to import: only where it is used
 
     names = models.list_models(module=models)       # this module holds the classification models only
-    if arch not in names:
-        near = difflib.get_close_matches(str(arch), names, n=5, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(names)}"
-        raise UserError(f"torchvision has no classification model {arch!r}; {hint}")
+    check_known("torchvision", arch, names)
     check_counts(classes=classes, in_channels=in_channels)
-    net = models.get_model(arch, weights=None, num_classes=classes, **OPTIONS.get(arch, {}))
+    options = {} if width_mult == 1 else {"width_mult": width_mult}
+    if options and (arch != "mobilenet_v2" or isinstance(width_mult, str) or width_mult <= 0):
+        raise UserError(f"model.width_mult={width_mult} of {arch}: MobileNetV2 (mobilenet_v2) has widths, above zero")
+    net = models.get_model(arch, weights=None, num_classes=classes, **OPTIONS.get(arch, {}), **options)
     if in_channels != 3:
         _replace_stem(net, in_channels)
     return net
+
+
+def check_known(library: str, arch: str, names: list[str]) -> None:
+    """UserError, with what it may be called, unless `arch` is among these names."""
+    if arch not in names:
+        near = difflib.get_close_matches(str(arch), names, n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(names)}"
+        raise UserError(f"{library} has no classification model {arch!r}; {hint}")
 
 
 def _replace_stem(net: nn.Module, in_channels: int) -> None:

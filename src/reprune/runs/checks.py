@@ -47,13 +47,17 @@ def check_bf16(cfg: DictConfig) -> None:
 
 
 def trainable(cfg: DictConfig) -> None:
-    """Raises UserError for a device that is not there, masks of fresh weights, and for an optimiser or a schedule that
-    cannot take a step."""
+    """Raises UserError for a device that is not there, gradients that would not add up, masks of fresh weights, and for
+    an optimiser or a schedule that cannot take a step."""
     import torch
 
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={cfg.trainer.accelerator}: torch finds no GPU here; "
                         "trainer=auto trains on the CPU")
+    if (cfg.trainer.get("accumulate_grad_batches", 1) != 1 and cfg.speed.graph and torch.cuda.is_available()
+            and cfg.trainer.accelerator != "cpu"):
+        raise UserError("trainer.accumulate_grad_batches: a recorded step keeps the gradients of its own batch alone; "
+                        "set speed.graph=false")
     if cfg.method.get("masks") and cfg.recipe.get("sparse", {}).get("from_scratch"):
         raise UserError(f"method {cfg.method.name!r} masks the weights of a trained net: set "
                         "recipe.sparse.from_scratch=false")

@@ -12,10 +12,10 @@ from pathlib import Path
 from reprune.errors import UserError
 from reprune.files import read_sealed, write_sealed
 
-FOLDERS = {"reprune.data.imagefolder": "", "reprune.data.tinyimagenet": "tiny-imagenet-200"}       # below data_dir
-READ = ("train", "val")                 # parts of them
+FOLDERS = {"reprune.data.imagefolder": "", "reprune.data.smallfolder": "",                          # below data_dir
+           "reprune.data.tinyimagenet": "tiny-imagenet-200"}
 WHOLE = 2 * 2**30                       # bytes: of larger trees, sizes and times stand for what the files hold
-_looks: list[dict[tuple[Path, Path], str | None]] = []            # that are under way: what each has found
+_looks: list[dict[tuple, str | None]] = []              # that are under way: what each has found
 
 
 @contextmanager
@@ -35,16 +35,16 @@ def content(dataset: dict, output_dir: Path) -> str | None:
     if dataset.get("_target_") not in FOLDERS:
         return None
     root = Path(dataset.get("data_dir") or "data").expanduser().resolve() / FOLDERS[dataset["_target_"]]
-    seen = _looks[-1] if _looks else {}
-    if (root, output_dir) not in seen:
-        seen[root, output_dir] = _content(root, output_dir)
-    return seen[root, output_dir]
+    seen, parts = _looks[-1] if _looks else {}, ("train", dataset.get("test", "val"))
+    if (root, parts, output_dir) not in seen:
+        seen[root, parts, output_dir] = _content(root, parts, output_dir)
+    return seen[root, parts, output_dir]
 
 
-def _content(root: Path, output_dir: Path) -> str | None:
+def _content(root: Path, parts: tuple[str, ...], output_dir: Path) -> str | None:
     """They are kept in <output_dir>/data-<hash of the path>.json for as long as the newest time, the number of files
     and their size in all stay."""
-    found = sorted(entries(root))
+    found = sorted(entries(root, parts))
     files = {name: (size, when) for name, size, when in found if size is not None}
     if not files:
         return None
@@ -68,10 +68,10 @@ def _sha256(file: Path) -> bytes:
         return hashlib.file_digest(opened, "sha256").digest()     # without all of it in memory
 
 
-def entries(root: Path) -> Iterator[tuple[str, int | None, int]]:
+def entries(root: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, int | None, int]]:
     """(name below root, its bytes, None for a folder, time of the last change in ns). Raises UserError for a pipe or a
     device: whoever reads it may wait for ever."""
-    for part in READ:
+    for part in parts:
         for folder, _, names in os.walk(root / part, followlinks=True):
             for path in [folder, *(os.path.join(folder, name) for name in names)]:
                 with suppress(OSError):                           # a link to nowhere: no image

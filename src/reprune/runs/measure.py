@@ -82,6 +82,8 @@ def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, af
     if sparse is not None:
         rows["sparse"] = {"top1": top1(sparse, test), "val_top1": val and top1(sparse, val)}
     rows["latency"] = {k: v for k, v in asdict(times[0]).items() if k != "ms"}
+    if unread := getattr(data, "left_out", None):
+        rows["left_out"] = len(unread)
     return {**rows, "widths": widths(baseline, after)}
 
 

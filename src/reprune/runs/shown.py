@@ -49,5 +49,7 @@ def show(record: dict, folder: Path) -> None:
                        for of in ("epochs", "seconds"))
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
+    if unread := record.get("left_out"):
+        console.print(f"images that could not be read, and were left out: {unread}")
     console.print(f"epochs: {epochs}; seconds: {seconds}\nrecord {folder / 'record.json'}\n"
                   f"net    {folder / 'net.safetensors'}   (reprune.load gives it back)")

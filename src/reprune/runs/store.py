@@ -32,12 +32,13 @@ PLACES = ("output_dir", "results_dir", "data_dir", "dataset.data_dir")         #
 HERE = (*PLACES, "dataset.workers", "logger", "force", "fail_fast", "search",
         "trainer.enable_progress_bar")   # of no use elsewhere
 # What a result does not depend on: besides, what a run is called, and where it runs.
-NOT_IN_KEY = (*HERE, "claim", "control", "experiment", "measure", "recipe.name", "recipe.paper_epochs",
-              "threads", "trainer.accelerator", "speed.graph")
+NOT_IN_KEY = (*HERE, "claim", "control", "dataset.complete", "dataset.unreadable", "experiment", "measure",
+              "recipe.name", "recipe.paper_epochs", "threads", "trainer.accelerator", "speed.graph")
 # Options that came later, and the value that means what runs did before: with it, a run has the key it always had.
-NEUTRAL = {"method.allocation.multiple": 1, "method.penalties.hgsr.scale": "sum", "method.prunes": True,
-           "method.rounds.batches": None, "method.silence_gradients": False, "method.silence_layers": False,
-           "speed.compile": False, "trainer.devices": 1}
+NEUTRAL = {"dataset.test": "val", "method.allocation.multiple": 1, "method.penalties.hgsr.scale": "sum",
+           "method.prunes": True, "method.rounds.batches": None, "method.silence_gradients": False,
+           "method.silence_layers": False, "speed.compile": False, "trainer.accumulate_grad_batches": 1,
+           "trainer.devices": 1}
 PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 SEVERAL = ("trainer.devices", "trainer.strategy", "trainer.sync_batchnorm")    # of no effect where there is one device
 
@@ -57,6 +58,10 @@ def resolved(cfg: DictConfig) -> dict:
     weights = config["model"].get("weights")
     if weights:
         path = Path(weights)
+        if not path.is_file() and not path.suffix:                # published ones, by their name
+            from reprune.models import weights_file  # seconds: torch
+
+            path = weights_file(config["model"])
         if not path.is_file():
             raise UserError(f"model.weights: no file at {path.absolute()}")
         now = path.stat()

@@ -89,6 +89,7 @@ class Record(Part):
     sparse: Sparse | None = None                            # where the method trains sparse
     pruned: Pruned
     latency: Latency
+    left_out: Count | None = None                           # images that could not be read, of those that were tried
     widths: dict[Line, Annotated[list[Filters], Field(min_length=2, max_length=2)]] = {}   # layer: [before, after]
     epochs: Epochs
     paper_epochs: Epochs | None                             # of the paper's recipe, where it is known
