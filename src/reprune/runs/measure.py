@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.models import dynamic
+from reprune.models.checkpoint import save
 from reprune.pruning.probe import evaluate
 from reprune.pruning.sockets import Method
 from reprune.structure.cost import cost, latency, peak_memory, widths
@@ -87,7 +89,7 @@ def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, af
 
 def coded(method: Method, baseline: nn.Module, pruned: nn.Module, folder: Path) -> tuple[nn.Module, dict[str, float]]:
     """-> the net as its file has it, where the method writes one, and what the record says of single weights: `density`
-    where they are masked and some are zero, `bytes` and `bits` of the file, `bytes_dense` of the unpruned tensors."""
+    where they are masked and some are zero, `bytes` and `bits` of the file, `bytes_dense` of the unpruned net's."""
     found, where = {}, next(pruned.parameters()).device
     zero, of = (sum(int(n(p)) for p in pruned.parameters()) for n in (lambda p: (p == 0).sum(), Tensor.numel))
     if method.masks is not None and method.masks.sparse and zero:
@@ -95,8 +97,10 @@ def coded(method: Method, baseline: nn.Module, pruned: nn.Module, folder: Path) 
     if method.codec is not None:
         method.codec.encode(pruned, file := folder / "net.coded.safetensors")
         pruned, size = method.codec.decode(file).to(where), file.stat().st_size
-        found |= {"bytes": size, "bits": round(8 * size / sum(p.numel() for p in baseline.parameters()), 4),
-                  "bytes_dense": sum(tensor.nbytes for tensor in baseline.state_dict().values())}
+        with TemporaryDirectory() as place:
+            save(baseline, dense := Path(place) / "net.safetensors")
+            found |= {"bytes": size, "bits": round(8 * size / sum(p.numel() for p in baseline.parameters()), 4),
+                      "bytes_dense": dense.stat().st_size}
     return pruned, found
 
 
