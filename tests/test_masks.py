@@ -128,6 +128,15 @@ def test_a_run_with_masks_cut_off_in_the_middle_ends_as_one_that_was_not(method,
     assert whole["pruned"]["params"] == whole["baseline"]["params"] and whole["epochs"]["sparse"] == 2
 
 
+@pytest.mark.parametrize(("method", "option"), [("obs", "n_samples=60"), ("deepcomp", "share_from=0")])
+def test_without_any_training_weights_go_all_the_same(method, option, configure, tmp_path):
+    skip = next(iter(LARGE["obs"])) if method == "obs" else "method.masks.rate=0.5"
+    record = run(configure(f"method={method}", f"method.masks.{option}", skip, "recipe.sparse.epochs=0"))
+    assert record["epochs"]["sparse"] == 0 and record["pruned"]["density"] < 99
+    weight = load_file(tmp_path / "outputs" / record["key"] / "net.safetensors")["layer1.0.conv1.weight"]
+    assert method == "obs" or len(weight.unique()) <= 2**5 + 1
+
+
 def test_masks_of_fresh_weights_and_masks_where_filters_go_are_refused(configure):
     with pytest.raises(UserError, match=r"^method 'dns' masks the weights of a trained net: [^\n]*$"):
         run(configure("method=dns", "recipe.sparse.from_scratch=true"))

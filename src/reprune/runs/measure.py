@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -69,20 +70,21 @@ def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, af
     """
     where = str(example.device.type)
     test = data.test(eval_batch_size, where)
+    right = cache(lambda net: top1(net, test))                    # some are the same net
     val = data.val(eval_batch_size, where) if len(data.parts.val) else None
     batch = example.expand(batch_size, *example.shape[1:]).contiguous(memory_format=torch.channels_last)
     times = latency([baseline, after], batch)
     rows = {}
     for name, net, timed in (("baseline", baseline, times[0]), ("pruned", after, times[1])):
         of = cost(net, example)
-        rows[name] = {"top1": top1(net, test), "params": of.params, "macs": of.macs, "latency_ms": timed.ms,
+        rows[name] = {"top1": right(net), "params": of.params, "macs": of.macs, "latency_ms": timed.ms,
                       "peak_memory_mib": round(peak_memory(net, batch) / 2**20, 2)}
         rows[name]["val_top1"] = val and top1(net, val)
-    rows["pruned"]["top1_before_recovery"] = top1(before, test)
+    rows["pruned"]["top1_before_recovery"] = right(before)
     if dynamic.gates(after):
         rows["pruned"]["macs_mean"] = round(dynamic.macs_mean(after, test))
     if sparse is not None:
-        rows["sparse"] = {"top1": top1(sparse, test), "val_top1": val and top1(sparse, val)}
+        rows["sparse"] = {"top1": right(sparse), "val_top1": val and top1(sparse, val)}
     rows["latency"] = {k: v for k, v in asdict(times[0]).items() if k != "ms"}
     return {**rows, "widths": widths(baseline, after)}
 
