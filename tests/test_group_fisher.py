@@ -1,5 +1,8 @@
 """group_fisher is its equation, and takes one filter away every so many steps of training."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,6 +52,20 @@ def test_scores_are_divided_by_what_goes_with_a_filter():
     assert torch.allclose(macs, plain / (16 * 16 * 9 * (16 + 16)))       # 16 channels in, 16 out
     gone = {probe.groups[0].name: torch.arange(16) >= 4}          # of the trunk: both are 12 by then
     assert GroupFisher(normalize="macs").saved(inner, probe, gone) == 16 * 16 * 9 * (12 + 12)
+
+
+def test_nothing_of_a_batch_is_kept_when_it_has_been_gone_through():
+    probe = resnet8(n=6)
+    masks = Masks(probe.net, probe.groups)
+    gc.disable()                                                  # it comes too late for activations
+    try:
+        with torch.enable_grad():
+            F.cross_entropy(probe.net(probe.data.x), probe.data.y).backward()
+        seen = [weakref.ref(x) for x in masks.inputs]
+        assert masks.take() and seen and not any(x() is not None for x in seen)
+    finally:
+        gc.enable()
+        masks.remove()
 
 
 RUN = ["method=group_fisher", "method.during.interval=2", "recipe.batch_size=60", "method.allocation.groups=inner"]

@@ -17,6 +17,7 @@ from reprune import models
 from reprune.errors import UserError
 from reprune.methods.crossfilter import Levels
 from reprune.methods.huffman import Huffman
+from reprune.methods.stored import Int8, Stored
 from reprune.pipeline import run
 from reprune.pruning.masks import Latent
 from reprune.pruning.sockets import Method
@@ -24,7 +25,8 @@ from reprune.structure.surgery import remove
 from reprune.training.checkpoints import Unfinished
 
 METHODS = sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml") if "\nmasks:" in file.read_text())
-CODECS = {"huffman": Huffman, "levels": partial(Levels, bits=3), "binary": partial(Levels, share_over="in_channels")}
+CODECS = {"huffman": Huffman, "levels": partial(Levels, bits=3), "binary": partial(Levels, share_over="in_channels"),
+          "dense": Stored, "gzip": partial(Stored, "gzip"), "zstd": partial(Stored, "zstd")}
 OPTIONS = {"obs": ["method.masks.n_samples=60"]}        # that little time is enough
 LARGE = {"obs": ["method.masks.skip=[layer2.0.conv1,layer2.0.conv2,layer3.0.conv1,layer3.0.conv2]"]}
 
@@ -126,6 +128,15 @@ def test_a_run_with_masks_cut_off_in_the_middle_ends_as_one_that_was_not(method,
     assert whole["pruned"]["params"] == whole["baseline"]["params"] and whole["epochs"]["sparse"] == 2
 
 
+@pytest.mark.parametrize(("method", "option"), [("obs", "n_samples=60"), ("deepcomp", "share_from=0")])
+def test_without_any_training_weights_go_all_the_same(method, option, configure, tmp_path):
+    skip = next(iter(LARGE["obs"])) if method == "obs" else "method.masks.rate=0.5"
+    record = run(configure(f"method={method}", f"method.masks.{option}", skip, "recipe.sparse.epochs=0"))
+    assert record["epochs"]["sparse"] == 0 and record["pruned"]["density"] < 99
+    weight = load_file(tmp_path / "outputs" / record["key"] / "net.safetensors")["layer1.0.conv1.weight"]
+    assert method == "obs" or len(weight.unique()) <= 2**5 + 1
+
+
 def test_masks_of_fresh_weights_and_masks_where_filters_go_are_refused(configure):
     with pytest.raises(UserError, match=r"^method 'dns' masks the weights of a trained net: [^\n]*$"):
         run(configure("method=dns", "recipe.sparse.from_scratch=true"))
@@ -159,14 +170,26 @@ def test_a_coded_net_comes_back_as_it_was(codec, share, values, tmp_path):
         assert again.conv2.weight.is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+def test_eight_bits_are_off_by_half_a_step_at_most_and_come_back_as_they_are(tmp_path):
+    net, file = worn(0.5, None), tmp_path / "net"
+    Int8().encode(net, file)
+    size, again = file.stat().st_size, Int8().decode(file)
+    for was, now in zip(net.parameters(), again.parameters(), strict=True):
+        step = was.flatten(1).abs().amax(1, keepdim=True) / 127 if was.dim() > 1 else torch.zeros(1)
+        assert ((now.view(len(was), -1) - was.view(len(was), -1)).abs() <= 0.501 * step).all()
+    Int8().encode(again, file)
+    assert file.stat().st_size == size and all(map(torch.equal, again.parameters(), Int8().decode(file).parameters()))
+
+
+@pytest.mark.parametrize("codec", [*CODECS, "int8"])
 def test_a_damaged_file_is_refused_in_one_line(codec, tmp_path):
-    file = tmp_path / "net"
-    CODECS[codec]().encode(worn(0.5, 3), file)
+    file, codec = tmp_path / "net", {**CODECS, "int8": Int8}[codec]
+    codec().encode(worn(0.5, 3), file)
     good = file.read_bytes()
-    for bad in (b"", b"rubbish" * 100, good[:-40], good.replace(b"lenet5", b"lenet6")):
+    other = good.replace(b"lenet5", b"lenet6") if b"lenet5" in good else good[:99] + bytes([good[99] ^ 1]) + good[100:]
+    for bad in (b"", b"rubbish" * 100, good[:-40], other):
         file.write_bytes(bad)
         with pytest.raises(UserError, match=r"^[^\n]*: refused, no net coded by [^\n]*$"):
-            CODECS[codec]().decode(file)
+            codec().decode(file)
     with pytest.raises(UserError, match="refused"):
-        CODECS[codec]().decode(tmp_path / "none")
+        codec().decode(tmp_path / "none")

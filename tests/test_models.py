@@ -259,3 +259,10 @@ def test_a_net_that_does_not_fit_the_dataset_is_one_line():
         with pytest.raises(UserError, match=words) as error:
             models.check_task(net, example, classes)
         assert "\n" not in str(error.value)
+
+
+def test_a_builder_that_takes_any_option_needs_none_by_that_name():
+    def plain(width=2, *layers, **more):
+        return nn.Linear(width, more["out"])
+
+    assert models.build({"_target_": "mine", "out": 3}, plain).out_features == 3

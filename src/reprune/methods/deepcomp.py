@@ -92,6 +92,7 @@ class Shared(WeightMask):
         else:
             self.masks = strongest(size, self.rate, self.prune)
         self.apply(self.weights(net))
+        self.update(self.weights(net), 0, 1)                      # without any training: share_from 0
 
     @torch.no_grad()
     def before_step(self, weights: Weights) -> None:

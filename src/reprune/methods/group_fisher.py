@@ -68,7 +68,8 @@ class Masks:
             return None
         x = inputs[0].view_as(inputs[0])                          # what others do with it has other gradients
         index = where.index.to(x.device)                          # a copy to the device is no work for a backward pass
-        x.register_hook(lambda gradient: self._add(name, index, module, x.detach().float() * gradient))
+        seen = x.detach()                                         # a hook that holds x itself would keep the batch
+        x.register_hook(lambda gradient: self._add(name, index, module, seen.float() * gradient))
         self.inputs.append(x)
         return (x,)
 

@@ -91,11 +91,12 @@ def _builder(target, options: Mapping, builder: Callable[..., nn.Module] | None)
         shown = f"{target!r:.100}" if isinstance(target, str) else f"a {type(target).__name__}"
         raise UserError(f"model._target_={shown} is not a model builder; the builders are: {', '.join(BUILDERS)}")
     builder = builder or BUILDERS[target]
-    parameters = inspect.signature(builder).parameters
-    any_more = [k for k, p in parameters.items() if p.kind is p.VAR_KEYWORD]
-    if unknown := [str(k) for k in options if k not in parameters and not any_more]:
+    signature = inspect.signature(builder).parameters
+    parameters = {k: p for k, p in signature.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
+    if not takes_any and (unknown := [str(k) for k in options if k not in parameters]):
         raise UserError(f"{target} has no option {', '.join(unknown)}; it takes: {', '.join(parameters)}")
-    required = [k for k, p in parameters.items() if p.default is p.empty and k not in any_more]
+    required = [k for k, p in parameters.items() if p.default is p.empty]
     if missing := [k for k in required if k not in options]:
         raise UserError(f"{target} needs the option {', '.join(missing)}; it takes: {', '.join(parameters)}")
     return builder

@@ -37,6 +37,9 @@ class During(pl.Callback):
     def start(self, net: nn.Module) -> None:
         """Puts into the net what it trains with: hooks, mostly, that `finish` takes out again."""
 
+    def untrained(self, net: nn.Module) -> None:
+        """What it does to a net where the recipe trains for no epoch."""
+
     def parameters(self, net: nn.Module) -> Iterable[Tensor] | list[dict[str, Any]]:
         """What the recipe's optimiser moves; in groups, where they differ in its options."""
         return [*net.parameters(), *self.extra.parameters()]

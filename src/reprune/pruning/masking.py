@@ -31,6 +31,8 @@ class Masking(During):
     def start(self, net: nn.Module) -> None:
         self.mask.start(net, Probe(net, **self.view))
 
+    untrained = start
+
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.weights = self.mask.weights(module.net)
         self.mask.to(module.device)

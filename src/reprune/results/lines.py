@@ -197,7 +197,8 @@ def told_apart(lines: list[Line], composed: dict[str, Any] | None) -> list[Line]
             line.section = "changed"
         other |= {name for name in NAMED if line.config.get(name, NAMED[name]) != NAMED[name]}
         names = apart | other | (set() if line.control else departures(line.row, line.values, line.config))
-        named = [n for n in sorted(names) if n in GROUPS or n.split(".")[0] not in names]   # method=random: all of it
+        named = [n for n in sorted(names) if n in GROUPS                # method=random: all of it, its code too
+                 or not {n.split(".")[0], n.partition("code.")[2]} & names]
         line.setting = ", ".join(f"`{n}={json.dumps(beside.get(n, line.config.get(n)))}`".replace('"', "")
                                  for n in named)
     return sorted(lines, key=lambda line: (line.setting, line["keys"]))

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.models import dynamic
+from reprune.models.checkpoint import save
 from reprune.pruning.probe import evaluate
 from reprune.pruning.sockets import Method
 from reprune.structure.cost import cost, latency, peak_memory, widths
@@ -67,20 +70,21 @@ def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, af
     """
     where = str(example.device.type)
     test = data.test(eval_batch_size, where)
+    right = cache(lambda net: top1(net, test))                    # some are the same net
     val = data.val(eval_batch_size, where) if len(data.parts.val) else None
     batch = example.expand(batch_size, *example.shape[1:]).contiguous(memory_format=torch.channels_last)
     times = latency([baseline, after], batch)
     rows = {}
     for name, net, timed in (("baseline", baseline, times[0]), ("pruned", after, times[1])):
         of = cost(net, example)
-        rows[name] = {"top1": top1(net, test), "params": of.params, "macs": of.macs, "latency_ms": timed.ms,
+        rows[name] = {"top1": right(net), "params": of.params, "macs": of.macs, "latency_ms": timed.ms,
                       "peak_memory_mib": round(peak_memory(net, batch) / 2**20, 2)}
         rows[name]["val_top1"] = val and top1(net, val)
-    rows["pruned"]["top1_before_recovery"] = top1(before, test)
+    rows["pruned"]["top1_before_recovery"] = right(before)
     if dynamic.gates(after):
         rows["pruned"]["macs_mean"] = round(dynamic.macs_mean(after, test))
     if sparse is not None:
-        rows["sparse"] = {"top1": top1(sparse, test), "val_top1": val and top1(sparse, val)}
+        rows["sparse"] = {"top1": right(sparse), "val_top1": val and top1(sparse, val)}
     rows["latency"] = {k: v for k, v in asdict(times[0]).items() if k != "ms"}
     if unread := getattr(data, "left_out", None):
         rows["left_out"] = len(unread)
@@ -89,7 +93,7 @@ def measure(baseline: nn.Module, sparse: nn.Module | None, before: nn.Module, af
 
 def coded(method: Method, baseline: nn.Module, pruned: nn.Module, folder: Path) -> tuple[nn.Module, dict[str, float]]:
     """-> the net as its file has it, where the method writes one, and what the record says of single weights: `density`
-    where they are masked and some are zero, `bytes` and `bits` of the file, `bytes_dense` of the unpruned tensors."""
+    where they are masked and some are zero, `bytes` and `bits` of the file, `bytes_dense` of the unpruned net's."""
     found, where = {}, next(pruned.parameters()).device
     zero, of = (sum(int(n(p)) for p in pruned.parameters()) for n in (lambda p: (p == 0).sum(), Tensor.numel))
     if method.masks is not None and method.masks.sparse and zero:
@@ -97,8 +101,10 @@ def coded(method: Method, baseline: nn.Module, pruned: nn.Module, folder: Path) 
     if method.codec is not None:
         method.codec.encode(pruned, file := folder / "net.coded.safetensors")
         pruned, size = method.codec.decode(file).to(where), file.stat().st_size
-        found |= {"bytes": size, "bits": round(8 * size / sum(p.numel() for p in baseline.parameters()), 4),
-                  "bytes_dense": sum(tensor.nbytes for tensor in baseline.state_dict().values())}
+        with TemporaryDirectory() as place:
+            save(baseline, dense := Path(place) / "net.safetensors")
+            found |= {"bytes": size, "bits": round(8 * size / sum(p.numel() for p in baseline.parameters()), 4),
+                      "bytes_dense": dense.stat().st_size}
     return pruned, found
 
 

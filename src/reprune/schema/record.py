@@ -41,7 +41,7 @@ class Pruned(Net):
     density: Percent | None = None                          # parameters that are not zero, where weights are masked
     bytes: Positive | None = None                           # of the net's coded file, where the method writes one
     bits: Positive | None = None                            # of that file, for each parameter of the unpruned net
-    bytes_dense: Positive | None = None                     # of the unpruned net's tensors
+    bytes_dense: Positive | None = None                     # of the unpruned net as safetensors
 
     @property
     def params_left(self) -> float:
