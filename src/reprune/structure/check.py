@@ -47,10 +47,12 @@ def verify(net: nn.Module, silent: AbstractContextManager, smaller: nn.Module, k
             failed = error
     if found := _first_difference(wanted, got, failed):
         layer, how = found
+        why = "a part of a split is left without channels: keep a filter of each part" if trace.empties(keep) else \
+            "the forward code before it depends on its channels in a way that is not followed: keep the filters that " \
+            "reach it"
         raise RemovalError(
             f"removing these filters would make a wrong {type(net).__name__}: the output of {layer} is the first that "
-            f"is not the silenced net's ({how}); the forward code before it depends on its channels in a way that is "
-            "not followed: keep the filters that reach it (check=False gives out the net as it is)") from failed
+            f"is not the silenced net's ({how}); {why} (check=False gives out the net as it is)") from failed
 
 
 def random_inputs(trace: Trace, net: nn.Module) -> Any:

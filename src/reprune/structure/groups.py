@@ -117,6 +117,12 @@ class Trace:
                                 "(reprune.keep_best(scores, remove) does)")
         return keep
 
+    def empties(self, keep: Tensor) -> bool:
+        """Whether a part that the forward code splits off is left without channels: not all functions take that."""
+        parts = [v for edit in self.edits if edit.kind in ("split", "slice")
+                 for v in edit.vectors[edit.kind == "slice":]]    # the first of a slice is what stands before it
+        return any(len(v) and not kept(v, keep).any() for v in parts)
+
 
 def kept(atoms: Tensor, keep: Tensor) -> Tensor:
     """Which channels stay. atoms [channels] (-1 = always kept), keep [atoms] -> bool [channels].
