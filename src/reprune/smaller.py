@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reprune.errors import UserError
 from reprune.methods.lasso import Channels, Refit
+from reprune.pruning.latency import Latency
 from reprune.pruning.probe import Probe
 from reprune.pruning.ranking import Budget
 from reprune.pruning.recalibrate import Recalibrate
@@ -27,14 +28,15 @@ FOR_FIT, POINTS = 1000, 10              # images for least squares, and places o
 
 
 def prune(net: nn.Module, example: Tensor, *, macs: float | None = None, params: float | None = None,
-          criterion: str | Criterion = "l1", data: Batches | None = None, groups: str = "inner",
-          spread: str = "uniform", multiple: int = 1, min_keep: float = 0.0,
+          time: float | None = None, criterion: str | Criterion = "l1", data: Batches | None = None,
+          groups: str = "inner", spread: str = "uniform", multiple: int = 1, min_keep: float = 0.0,
           refit: Batches | None = None, recalibrate: Batches | None = None) -> nn.Module:
     """-> a smaller copy in eval mode, that computes what `net` does without the filters that went.
 
     net          trained; any that `reprune.trace` follows
     example      one image [1, C, H, W], on the device of the net
-    macs, params fraction of the multiply-adds or parameters that stays (give one of them)
+    macs, params fraction of the multiply-adds or parameters that stays (give one of them), or
+    time         fraction of the milliseconds that the image takes on its device; see `Latency`
     criterion    the name of a method whose criterion it is to be (l1, fpgm, taylor2019, hrank, ...), or a Criterion
     data         batches (x, y) of training images, such as a DataLoader; only where the criterion looks at some
     groups       inner: widths that no addition couples | all
@@ -48,7 +50,10 @@ def prune(net: nn.Module, example: Tensor, *, macs: float | None = None, params:
     Raises UserError for a budget that cannot be met, a criterion that is not known or that this net or data cannot
     serve. `reprune.plan(small)` says which filters stayed; `reprune.save` keeps the net.
     """
-    allocation = Budget(macs=macs, params=params, groups=groups, spread=spread, multiple=multiple, min_keep=min_keep)
+    limits = {"groups": groups, "spread": spread, "multiple": multiple, "min_keep": min_keep}
+    if time is not None and (macs, params) != (None, None):
+        raise UserError("give one of macs, params and time")
+    allocation = Budget(macs=macs, params=params, **limits) if time is None else Latency(time=time, **limits)
     score = by_name(criterion) if isinstance(criterion, str) else criterion
     images = looks_at(score)
     if images and data is None:

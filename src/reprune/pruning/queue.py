@@ -3,6 +3,7 @@ where a multiple of several filters is to stay."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,11 +60,28 @@ class Queue:
         """Filters of each group among the first n, [groups]."""
         return torch.bincount(self.group[:n], minlength=len(self.groups))
 
+    def fewest(self, cost: Callable[[int], float], budget: float) -> int:
+        """The first stop whose cost is within the budget, as costs fall with every block; the last where none is."""
+        low, high = 0, len(self.stops) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if cost(self.stops[middle]) <= budget else (middle + 1, high)
+        return self.stops[low]
+
+    def ends(self, i: int) -> list[int]:
+        """How many filters of a group may go: the ends of its blocks."""
+        due = self.due[self.group == i]
+        return [0, *((due[1:] != due[:-1]).nonzero().flatten() + 1).tolist(), len(due)]
+
     def plan(self, n: int) -> Plan:
         """Removes the first n."""
+        return self.taken(self.counts(n).tolist())
+
+    def taken(self, gone: Sequence[int]) -> Plan:
+        """Removes the first filters of each group, so many."""
         plan = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self.groups}
         for i, group in enumerate(self.groups):
-            plan[group.name][self.filter[:n][self.group[:n] == i]] = False
+            plan[group.name][self.filter[self.group == i][:gone[i]]] = False
         return plan
 
 

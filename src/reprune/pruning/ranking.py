@@ -44,6 +44,22 @@ class Ranked(Limits):
 
 
 @dataclass(kw_only=True)
+class Spread(Ranked):
+    """spread: "uniform" = the same rate in every group, "global" = lowest scores first, wherever they are."""
+
+    spread: str = "uniform"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice("allocation.spread", self.spread, ("uniform", "global"))
+
+    def queue(self, groups: list[FilterGroup], scores: Scores, probe: Probe) -> Queue:
+        queue = super().queue(groups, scores, probe)
+        return queue if self.spread == "global" else \
+            queue.by_rate([probe.original.sizes.get(g.name, g.size) for g in groups])
+
+
+@dataclass(kw_only=True)
 class Global(Ranked):
     """One threshold for the whole net: the lowest `rate` of all candidate filters go, wherever they are."""
 
@@ -92,26 +108,12 @@ class Goal(Limits):
 
 
 @dataclass(kw_only=True)
-class Budget(Ranked, Goal):
-    """The fewest filters (blocks of them) removed such that the net meets the budget.
-
-    spread: "uniform" = the same rate in every group, "global" = lowest scores first, wherever they are.
-    """
-
-    spread: str = "uniform"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choice("allocation.spread", self.spread, ("uniform", "global"))
+class Budget(Spread, Goal):
+    """The fewest filters (blocks of them) removed such that the net meets the budget."""
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
         queue = self.queue(self.candidates(probe, scores), scores, probe)
         return queue.plan(self.enough(queue, probe))
-
-    def queue(self, groups: list[FilterGroup], scores: Scores, probe: Probe) -> Queue:
-        queue = super().queue(groups, scores, probe)
-        return queue if self.spread == "global" else \
-            queue.by_rate([probe.original.sizes.get(g.name, g.size) for g in groups])
 
     def enough(self, queue: Queue, probe: Probe) -> int:
         """How many filters of the queue must go. Raises UserError where even all of them are too few."""
@@ -123,14 +125,10 @@ class Budget(Ranked, Goal):
             return getattr(probe.costs.after(removed), self.unit)
 
         budget = self.budget(probe)
-        low, high = 0, len(queue.stops) - 1                       # cost falls with n: bisect
-        if spent(queue.stops[high]) > budget:
-            remain = spent(queue.stops[high]) / getattr(probe.original.cost, self.unit)
+        if spent(queue.stops[-1]) > budget:
+            remain = spent(queue.stops[-1]) / getattr(probe.original.cost, self.unit)
             finer = f", a lower floor or a smaller multiple than {self.multiple}" if self.multiple > 1 else \
                 " or a lower floor"
             raise UserError(f"a budget of {self.kept:.4g} of the {self.unit} cannot be met: with every candidate layer "
                             f"at its floor {remain:.4g} remain; allow more groups{finer}")
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if spent(queue.stops[middle]) <= budget else (middle + 1, high)
-        return queue.stops[low]
+        return queue.fewest(spent, budget)

@@ -13,8 +13,8 @@ from reprune.runs.store import key_of
 
 KEPT = ("allocation", "rounds", "recover_penalties", "between_penalties")   # of the row's method, by another criterion
 LIMITS = ("groups", "skip", "min_filters", "min_keep", "multiple")          # of every allocation
-UNIFORM, PER_LAYER, BUDGET, ONE_SHOT = (f"reprune.pruning.{name}" for name in
-                                        ("Uniform", "PerLayer", "Budget", "OneShot"))
+UNIFORM, PER_LAYER, BUDGET, LATENCY, ONE_SHOT = (f"reprune.pruning.{name}" for name in
+                                                 ("Uniform", "PerLayer", "Budget", "Latency", "OneShot"))
 
 
 def settle(cfg: DictConfig, row: str | None) -> None:
@@ -61,6 +61,8 @@ def even(allocation: dict) -> dict:
     target, limits = allocation["_target_"], {name: allocation[name] for name in LIMITS if name in allocation}
     if target in (UNIFORM, PER_LAYER) or (target == BUDGET and allocation.get("spread") == "uniform"):
         return allocation
+    if target == LATENCY:
+        return {**allocation, "spread": "uniform", "normalize": "none"}
     for unit in ("macs", "params"):
         if allocation.get(unit) is not None:
             return {"_target_": BUDGET, unit: allocation[unit], "spread": "uniform", "normalize": "none", **limits}
