@@ -21,9 +21,8 @@ from reprune.errors import UserError
 from reprune.structure.examples import check_net, device_of, first_image, on_meta
 from reprune.structure.labels import PROTECTED, Call, Edit, Ledger
 from reprune.structure.layers import PRODUCERS, filters_first
-from reprune.structure.modes import training_branch, untouched
+from reprune.structure.modes import tidy, training_branch, untouched
 from reprune.structure.notes import note, notes
-from reprune.structure.recorder import tidy
 from reprune.structure.tracer import label
 
 Plan = dict[str, Tensor]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
+
+MAKERS = {"zeros", "ones", "empty", "full", "rand", "randn", "arange", "linspace", "randint"}
 
 
 @contextmanager
@@ -53,3 +56,29 @@ def training_branch(net: nn.Module) -> None:
     """In place: modules take the branches of training mode, batch norm stays put."""
     for module in net.modules():
         module.training = not isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+@contextmanager
+def tidy(net: nn.Module) -> Iterator[None]:
+    """Within, code that makes tensors of some size is followed, too: torch.zeros(x.shape[0], 1) has no tensor that
+    torch.fx could go by. Afterwards takes off what torch.fx leaves on a net: the constants of its code."""
+    attributes = {module: set(vars(module)) for module in net.modules()}
+    makers = {name: getattr(torch, name) for name in MAKERS}
+    try:
+        for name, maker in makers.items():
+            setattr(torch, name, _following(maker))
+        yield
+    finally:
+        for name, maker in makers.items():
+            setattr(torch, name, maker)
+        for module, names in attributes.items():
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+
+
+def _following(maker: Callable) -> Callable:
+    def make(*args: Any, **kwargs: Any) -> Any:
+        found: list[fx.Proxy] = []
+        fx.node.map_aggregate((args, kwargs), lambda a: found.append(a) if isinstance(a, fx.Proxy) else None)
+        return found[0].tracer.create_proxy("call_function", maker, args, kwargs) if found else maker(*args, **kwargs)
+    return make

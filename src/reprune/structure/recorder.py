@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +17,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from reprune.structure.layers import NORMS, PRODUCERS, probe
+from reprune.structure.modes import tidy
 from reprune.structure.values import Known, NotFollowed, Value, given, has_tensor, holds_known, mapped, plain
 from reprune.structure.values import unknown as unwrapped
 
 STILL = {"dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous", "get_device", "type"}
 SIZES = {"size", "numel", "nelement", "stride"}
-MAKERS = {"zeros", "ones", "empty", "full", "rand", "randn", "arange", "linspace", "randint"}
 
 
 @dataclass
@@ -68,32 +67,6 @@ def flat_graph(net: nn.Module, args: tuple, kwargs: dict) -> fx.GraphModule:
         flat = Book(kinds=book.kinds, closed=book.closed)
         flat.record(net, given(args), given(kwargs), flat=True)
         return fx.GraphModule(net, flat.calls[""][0].graph, class_name=type(net).__name__)
-
-
-@contextmanager
-def tidy(net: nn.Module) -> Iterator[None]:
-    """Within, code that makes tensors of some size is followed, too: torch.zeros(x.shape[0], 1) has no tensor that
-    torch.fx could go by. Afterwards takes off what torch.fx leaves on a net: the constants of its code."""
-    attributes = {module: set(vars(module)) for module in net.modules()}
-    makers = {name: getattr(torch, name) for name in MAKERS}
-    try:
-        for name, maker in makers.items():
-            setattr(torch, name, _following(maker))
-        yield
-    finally:
-        for name, maker in makers.items():
-            setattr(torch, name, maker)
-        for module, names in attributes.items():
-            for name in set(vars(module)) - names:
-                delattr(module, name)
-
-
-def _following(maker: Callable) -> Callable:
-    def make(*args: Any, **kwargs: Any) -> Any:
-        found: list[fx.Proxy] = []
-        fx.node.map_aggregate((args, kwargs), lambda a: found.append(a) if isinstance(a, fx.Proxy) else None)
-        return found[0].tracer.create_proxy("call_function", maker, args, kwargs) if found else maker(*args, **kwargs)
-    return make
 
 
 class Recorder(fx.Tracer):

@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 from reprune.structure.examples import arguments
 from reprune.structure.groups import kept
 from reprune.structure.labels import Edit
-from reprune.structure.modes import training_branch, untouched
-from reprune.structure.recorder import Book, record, tidy
+from reprune.structure.modes import tidy, training_branch, untouched
+from reprune.structure.recorder import Book, record
 
 Code = tuple[str, tuple[tuple[str, str, Any], ...]]               # source, and what its names mean
 

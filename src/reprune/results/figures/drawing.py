@@ -212,9 +212,8 @@ def apart(series: dict[str, str]) -> dict[str, dict]:
 def band(axes: Axes, each: list[list[float]], how: dict, thin: bool) -> None:
     """The mean over the runs, with a few markers, and the range they span. thin: dotted, the mean alone."""
     values = np.array([run[:min(map(len, each))] for run in each])            # [runs, epochs]
-    epochs = range(1, values.shape[1] + 1)
+    epochs, plain = range(1, values.shape[1] + 1), {"marker": "_" if thin else how["marker"] or "o"}
     if len(epochs) == 1:                                          # no line to see: a mark, or a stroke
-        plain = {"marker": "_" if thin else how["marker"] or "o"}
         axes.set_xlim(0.5, 1.5)
     else:
         plain = {"linestyle": ":", "marker": "", "linewidth": 0.9} if thin else {"markevery": max(1, len(epochs) // 8)}
