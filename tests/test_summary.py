@@ -118,7 +118,7 @@ def test_a_fingerprint_follows_the_code_and_not_its_comments(tmp_path, monkeypat
 
 def test_a_version_is_that_of_all_that_a_target_needs():
     folder = REPOSITORY / "src/reprune/data"
-    apart = {"__init__.py", "folder.py", "tree.py", "decode.py", "pictures.py", "rules.py"}      # what digits do not read
+    apart = {"__init__.py", "folder.py", "tree.py", "decode.py", "pictures.py", "rules.py"}       # not read for digits
     assert {file.name for file in code.sources("reprune.data.digits").values()} == {
         file.name for file in folder.glob("*.py")} - apart
     assert {"reprune.methods.l1", "reprune.pruning.probe", "reprune.structure.groups"} <= set(
