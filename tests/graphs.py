@@ -53,6 +53,8 @@ class Random(nn.Module):
             self.layers[name] = nn.Conv2d(n, n * (1 + size % 2), 3, padding=1, groups=n)
             return [n * (1 + size % 2)]
         elif kind == "grouped":
+            if n % 2:
+                return None
             self.layers[name] = nn.Conv2d(n, wide, 1, groups=2)
             return [wide]
         elif kind == "add":

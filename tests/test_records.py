@@ -15,6 +15,9 @@ from reprune.results.tables import tables
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUNS = {file.stem: json.loads(file.read_text()) for file in sorted(REPOSITORY.glob("results/runs/*.json"))}
 
+SOME = [key for key, record in RUNS.items()         # three of a row, so that the suite does not grow with the records
+        if key in [k for k, r in RUNS.items() if r["experiment"] == record["experiment"]][:3]]
+
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
@@ -43,7 +46,7 @@ def without(lines, *names):
     return [{name: value for name, value in line.items() if name not in names} for line in lines]
 
 
-@pytest.mark.parametrize("key", RUNS)
+@pytest.mark.parametrize("key", SOME)
 def test_a_deleted_record_changes_the_line_it_was_in_and_nothing_else(copy, whole, key):
     (copy / f"results/runs/{key}.json").rename(copy / key)
     try:
