@@ -44,7 +44,7 @@ def allocations():
 def test_every_method_fills_its_sockets_with_every_allocation_and_rounds(method, configure, allocations):
     adds = OmegaConf.load(ROOT / f"conf/method/{method}.yaml").get("allocation", {})
     for node in allocations.values():
-        filled = OmegaConf.merge({"method": node}, {"method": {"allocation": adds}})
+        filled = OmegaConf.merge({"method": node, "measure": {"batch_size": 1}}, {"method": {"allocation": adds}})
         assert callable(instantiate(filled.method.allocation))
     turn, rounds = options("method").index(method), options("method/rounds")
     choices = [f"method/allocation={list(allocations)[turn % len(allocations)]}",

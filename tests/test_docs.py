@@ -78,7 +78,7 @@ def test_the_pruning_of_a_net_that_is_shown_runs(page):
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                         nn.Linear(8, 4)).eval()
     names = {"torch": torch, "net": net, "example": torch.randn(1, 3, 8, 8)}
-    exec(next(s for s in snippets(page, "python") if "reprune.trace" in s), names)
+    exec(next(s for s in snippets(page, "python") if "reprune.cost" in s), names)
     assert names["small"][0].out_channels < 8 and names["small"](names["example"]).shape == (1, 4)
 
 

@@ -33,7 +33,7 @@ def test_the_value_that_means_nothing_new_leaves_key_and_line_and_any_other_does
     new, other = put(old, name, NEUTRAL[name]), put(old, name, 8)
     for of in (key_of, flat, lambda config: config_id(counted(config))):
         assert of(new) == of(old) != of(other)
-    if name.startswith(("speed.", "trainer.")):
+    if name.startswith(("speed.", "trainer.", "dataset.")):
         assert baseline_key(new) == baseline_key(old) != baseline_key(other)
     else:
         assert baseline_key(new) == baseline_key(old) == baseline_key(other)

@@ -82,7 +82,7 @@ def read_papers(content: Any, rows: set[str], errors: list[str]) -> dict[str, Pa
             patterns, about.beside, found[paper] = about.beside, [], about
             for pattern in patterns:
                 others = {row for row in rows if row.split("/")[0] != paper and fnmatchcase(row, pattern)}
-                if not others:
+                if not others and any(row.startswith(f"{paper}/") for row in rows):
                     about.beside = []
                     raise UserError(f"{paper}.beside {pattern!r} matches no row of another folder")
                 about.beside = sorted({*about.beside, *others})

@@ -241,8 +241,7 @@ def seconds(data: dict) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel(data["unit"])
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    if stages:                                                    # nets that are only stored have none
-        figure.legend(loc="outside upper center", ncols=len(stages), handlelength=1.4, columnspacing=1.2)
+    figure.legend(loc="outside upper center", ncols=len(stages), handlelength=1.4, columnspacing=1.2)
     return figure
 
 

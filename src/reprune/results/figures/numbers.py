@@ -110,7 +110,7 @@ def set_apart(lines: list[Line]) -> None:
 
 
 def accuracy(lines: list[Line]) -> dict | None:
-    ours = [line for line in lines if line.runs]
+    ours = [line for line in lines if line.runs and line["macs_drop"]]        # masked or coded nets keep all MACs
     papers = [next(row) for _, row in groupby((line for line in lines if claims(line)), lambda line: line.row.id)]
     if not ours or len(ours) + len(papers) < 2:
         return None
@@ -187,7 +187,8 @@ def seconds(lines: list[Line]) -> dict | None:
                 on[f"{run.env.device}, {run.env.threads} thread" + "s" * (run.env.threads != 1)].append(run.seconds)
         for machine, runs in sorted(on.items()):
             stages = dict.fromkeys(stage for run in runs for stage in run if stage not in ("baseline", "measure"))
-            shown.append((title(line), machine, {stage: mean(run.get(stage, 0.0) for run in runs) for stage in stages}))
+            if stages:                                             # nets that are only stored have none
+                shown.append((title(line), machine, {s: mean(run.get(s, 0.0) for run in runs) for s in stages}))
     most = mode(machine for _, machine, _ in shown) if shown else None
     return {"bars": [{"label": title + f" on {machine}" * (machine != most), "stages": stages}
                      for title, machine, stages in shown], "unit": f"seconds ({most})"} if len(shown) > 1 else None
