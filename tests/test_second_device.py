@@ -53,6 +53,7 @@ def second(monkeypatch):
 @pytest.mark.parametrize("options", [*(f"method={name}" for name in METHODS), *OPTIONS])
 def test_a_run_is_the_same_on_another_device(options, configure, one_thread, request, tmp_path, capsys):
     options += " " + FEW.get(options.removeprefix("method=").split()[0], "")
+    options += " dataset.limit=120" * ("dataset.limit" not in options)
     here = run(configure(*options.split(), f"output_dir={tmp_path}/here"))
     with request.getfixturevalue("second")():
         there = run(configure(*options.split(), f"output_dir={tmp_path}/there"))
