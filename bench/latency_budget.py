@@ -1,6 +1,6 @@
 """Does a budget of milliseconds hold? Three nets pruned to half their time by `reprune.prune(net, x, time=0.5)`.
 
-    python bench/latency_budget.py   about three minutes of one core
+    python bench/latency_budget.py   about a minute of one core
 
 One thread, NCHW, batches of one: VGG-16 for CIFAR (32 pixels), torchvision's ResNet-50 and MobileNetV2 (224 pixels), by
 L1-norm to multiples of 8, the widths that no addition couples; layer times are measured for it, none is read from a
