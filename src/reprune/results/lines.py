@@ -191,6 +191,10 @@ def told_apart(lines: list[Line], composed: dict[str, Any] | None) -> list[Line]
                 **{f"code.{part}": code.get(part, "unknown") for part in parts}}
                for line, code in zip(lines, codes, strict=True)]
     apart = differing(besides) | differing([*{id(line.config): line.config for line in lines}.values()])
+    plain = {name for name in apart if not name.startswith("code.")}    # code is named where nothing else differs
+    if len({json.dumps([{**beside, **line.config}.get(n) for n in sorted(plain)])
+            for line, beside in zip(lines, besides, strict=True)}) == len(lines):
+        apart = plain
     for line, beside in zip(lines, besides, strict=True):
         other = strays(line, composed) if composed and line.section in ("full", "control") else set()
         if other - {*NAMED} and line.section == "full":
