@@ -97,7 +97,7 @@ def test_mean_macs_are_counted_image_by_image():
 
 
 def test_the_loss_of_manidp_is_that_of_the_card():
-    during, of = started(manidp.Manifold(lasso=0.01, graph=0.5, limit=0.5))
+    during, of = started(manidp.Manifold(lasso=0.01, graph=0.5, limit=0.5, gates="kaiming"))
     plain, batches = net(), Images().plain(5, 0, None, "cpu")
     assert during.limit == pytest.approx(0.5 * evaluate(plain, batches)[0])       # of the trained net, in eval mode
     x, y = Images.x[:4], Images.y[:4]
@@ -117,6 +117,15 @@ def test_the_loss_of_manidp_is_that_of_the_card():
     groups = torch.optim.SGD(during.parameters(of), lr=0.1, weight_decay=5e-4).param_groups
     assert [g["weight_decay"] for g in groups] == [5e-4, 0.0]
     assert len(groups[0]["params"]) == len(list(plain.parameters())) and len(groups[1]["params"]) == 3 * 6
+
+
+def test_a_net_starts_as_it_was_trained_or_with_gates_as_they_are_drawn():
+    plain = net().train()
+    with torch.no_grad():
+        same, drawn = (started(manidp.Manifold(gates=how))[1].train()(Images.x) for how in ("identity", "kaiming"))
+    assert torch.equal(same, plain(Images.x)) and not torch.allclose(drawn, same, atol=0.1)
+    with pytest.raises(UserError, match="identity or kaiming, got 'open'"):
+        manidp.Manifold(gates="open")
 
 
 def cosine(a, b):

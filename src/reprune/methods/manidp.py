@@ -15,9 +15,11 @@ gates stay, parameters grow, and what is saved is the mean over the test images 
 starts trained; gates have no weight decay (recipe tang2021).
 
 Needs: training, labels.
-Deviations: schedules change per epoch, the authors' with every step. Gates for nets other than residual ones of basic
-blocks, on every conv that batch norm alone reads but the first, are a reconstruction, and so are `remain` for
-ResNet-20 and ResNet-32 and the weights a, b for ImageNet.
+Deviations: gates begin at pi = 1, so that the net starts as it was trained; the authors draw W_2 too, which suits nets
+that were trained with gates (their checkpoints hold some): with gates that are drawn (gates=kaiming) training of the
+public ResNet-20 diverges in its first steps. Schedules change per epoch, the authors' with every step. Gates for nets
+other than residual ones of basic blocks, on every conv that batch norm alone reads but the first, are a reconstruction,
+and so are `remain` for ResNet-20 and ResNet-32 and the weights a, b for ImageNet.
 """
 
 from __future__ import annotations
@@ -85,16 +87,19 @@ class Manifold(During):
     limit           of the mean cross-entropy, below which an image is easy
     gamma           of (2)
     squeeze_rate    channels for each hidden unit of a gate; half as many below 80 channels
+    gates           how they begin: identity, with W_2 = 0 | kaiming, with W_2 drawn
     """
 
     def __init__(self, remain: float = 0.6, lasso: float = 5e-3, graph: float = 1.0, limit: float = 0.5,
-                 gamma: float = 1.0, squeeze_rate: int = 2):
+                 gamma: float = 1.0, squeeze_rate: int = 2, gates: str = "identity"):
         super().__init__()
+        if gates not in ("identity", "kaiming"):
+            raise UserError(f"during: gates must be identity or kaiming, got {gates!r}")
         if not 0 < remain <= 1 or min(lasso, graph) < 0 or min(limit, gamma, squeeze_rate) <= 0:
             raise UserError("during: remain must be above 0 and at most 1, lasso and graph at least 0, the others "
                             f"above 0, got {remain}, {lasso}, {graph}, {limit}, {gamma}, {squeeze_rate}")
         self.remain, self.a, self.b, self.share, self.gamma = remain, lasso, graph, limit, gamma
-        self.squeeze_rate = squeeze_rate
+        self.squeeze_rate, self.identity = squeeze_rate, gates == "identity"
         self.penalties = {"lasso": self.sparse, "graph": self.alike}
         self.limit, self.sums = 0.0, {}                           # C; of this epoch: the loss, images, and pi of gates
 
@@ -105,6 +110,8 @@ class Manifold(During):
         where, data = str(self.view["example"].device.type), self.view["data"]
         self.limit = self.share * evaluate(net, data.plain(self.view["batch_size"], self.view["seed"], None, where))[0]
         gate(net, self.squeeze_rate)
+        for conv in gates(net) if self.identity else ():
+            nn.init.zeros_(conv.gate[2].weight)
 
     def parameters(self, net: nn.Module) -> list[dict[str, Any]]:
         of_gates = [p for conv in gates(net) for p in conv.gate.parameters()]
