@@ -74,8 +74,7 @@ def lively(net: nn.Module, x: Tensor, generator: torch.Generator) -> nn.Module:
             module.reset_running_stats()
         if isinstance(weight, Tensor):
             if weight.dim() > 1:
-                bound = (6 / weight[0].numel()) ** 0.5          # the variance is 2 / fan-in; normal ones take longer
-                weight.uniform_(-bound, bound, generator=generator)
+                weight.normal_(0, (2 / weight[0].numel()) ** 0.5, generator=generator)
             else:
                 weight.uniform_(0.5, 1.5, generator=generator)
         if isinstance(bias, Tensor):
