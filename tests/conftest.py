@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+
+from reprune.runs.compose import Composer, composing
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")           # as run.py does
@@ -14,6 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:     # as in a background j
     signal.signal(signal.SIGINT, signal.default_int_handler)
 TINY = ["model=resnet8", "dataset.size=8", "dataset.limit=240", "recipe.batch_size=60", "measure.batch_size=4",
         "logger=none", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+os.fsync = lambda file: None              # no test ends in a power loss, and disks are slow
 HANG = 1800                               # seconds after which something hangs; nothing is held to a time of its own
 EPOCHS = ["recipe.baseline.epochs=1", "recipe.sparse.epochs=1", "recipe.recover.epochs=1"]
 
@@ -29,15 +31,20 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def compose() -> Composer:
+    with composing(ROOT) as composer:
+        return composer
+
+
 @pytest.fixture
-def configure(tmp_path, monkeypatch):
-    """configure("method=l1", ...) -> the resolved config of that command, writing below tmp_path."""
+def configure(compose, tmp_path, monkeypatch):
+    """configure("method=l1", ...) -> the config of that command, writing below tmp_path."""
     monkeypatch.setenv("REPRUNE_ROOT", str(ROOT))
 
     def configured(*overrides: str, tiny: bool = True):
         places = [f"output_dir={tmp_path}/outputs", f"results_dir={tmp_path}/results"]
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("config", [*(TINY + EPOCHS if tiny else []), *places, *overrides])
+        return compose([*(TINY + EPOCHS if tiny else []), *places, *overrides])
 
     return configured
 

@@ -5,6 +5,7 @@ Which ones do is kept by their storage. What a GPU would refuse is refused: an o
 it. Arithmetic is the CPU's, so that numbers can be compared.
 """
 
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -12,13 +13,22 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from reprune.training.replay import WARM_UP
 
 AWAY = torch.device("cuda", 0)
 FORBIDDEN = RuntimeError("operation not permitted when stream is capturing\nand a stack")
 _storages: dict[int, StorageWeakRef] = {}       # of tensors that are away; a reference keeps its number from another
+
+
+def tensors(node) -> Iterator[Tensor]:
+    """Of arguments and results; torch's own trees take most of a run's time."""
+    if isinstance(node, Tensor):
+        yield node
+    elif isinstance(node, list | tuple | dict):
+        for part in node.values() if isinstance(node, dict) else node:
+            yield from tensors(part)
 
 
 def is_away(x: Tensor) -> bool:
@@ -124,20 +134,19 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         name = operation._schema.name
-        tensors = [x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
-        away = [is_away(x) for x in tensors]
+        given = [*tensors(args), *tensors(kwargs)]
+        away = [is_away(x) for x in given]
         if name == "aten::copy_":
             if Tape.recording and len(set(away)) == 2:
                 raise FORBIDDEN
             away = away[:1]
-        elif any(away) and not all(a or not x.dim() for a, x in zip(away, tensors, strict=True)):
+        elif any(away) and not all(a or not x.dim() for a, x in zip(away, given, strict=True)):
             raise RuntimeError(f"expected all tensors on the same device, but {name} got "
-                               f"{[(tuple(x.shape), 'away' * a) for a, x in zip(away, tensors, strict=True)]}")
+                               f"{[(tuple(x.shape), 'away' * a) for a, x in zip(away, given, strict=True)]}")
         results = operation(*args, **(kwargs or {}))
         if any(away):
-            for result in tree_leaves(results):
-                if isinstance(result, Tensor):
-                    send(result)
+            for result in tensors(results):
+                send(result)
         return results
 
 

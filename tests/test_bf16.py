@@ -109,4 +109,5 @@ def test_the_rows_that_compare_precisions_differ_in_nothing_else_whatever_the_tr
     rows = [Store(configure(f"experiments=precision/resnet20-{name}", f"trainer={trainer}", tiny=False)).config
             for name in ("fp32", "bf16")]
     assert [row["trainer"].pop("precision") for row in rows] == ["32-true", "bf16-mixed"]
+    assert [row.pop("experiment") for row in rows] == ["precision/resnet20-fp32", "precision/resnet20-bf16"]
     assert rows[0] == rows[1]

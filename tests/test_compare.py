@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import command
 import pytest
 from conftest import EPOCHS, TINY
 from project import project, record
@@ -89,12 +90,11 @@ def test_nothing_to_compare_and_what_does_not_compose_are_one_line(tmp_path, mon
 
 def test_a_sweep_ends_with_it_and_the_first_failure_can_end_a_sweep(root, tmp_path, capsys, monkeypatch):
     cells = [*TINY, *EPOCHS, "method=l1", "method.allocation.rate=0.01,0.5,0.25", "seed=0"]    # at 0.01 nothing goes
-    command = [sys.executable, root / "run.py", "-m"]
-    first = subprocess.run([*command, *cells, "fail_fast=true"], cwd=tmp_path, capture_output=True, text=True)
+    first = command.run("-m", *cells, "fail_fast=true", cwd=tmp_path)
     assert first.returncode == 1 and first.stdout.count("not begun, as a cell has failed") == 2
     assert not list(tmp_path.glob("outputs/*/record.json")) and "1 failed, 2 without a record" in first.stdout
 
-    whole = subprocess.run([*command, *cells], cwd=tmp_path, capture_output=True, text=True)
+    whole = command.run("-m", *cells, cwd=tmp_path)
     records = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/*/record.json")]
     assert whole.returncode == 1 and len(records) == 2, whole.stderr
     assert "not at the same MACs on resnet8, digits" in whole.stdout

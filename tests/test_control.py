@@ -2,15 +2,12 @@
 
 import copy
 import json
-import subprocess
-import sys
 from functools import cache
 
+import command
 import pytest
 import torch
 from conftest import EPOCHS, ROOT, TINY
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -22,7 +19,6 @@ from reprune.__main__ import main
 from reprune.errors import UserError
 from reprune.pipeline import run
 from reprune.pruning.probe import Probe
-from reprune.runs.compose import Composer
 from reprune.runs.control import settle
 from reprune.runs.store import baseline_key, key_of, resolved
 
@@ -34,10 +30,9 @@ SPREAD = {"groups", "skip", "min_filters", "min_keep", "multiple"}            # 
 class Composed:
     """As the command composes: with Hydra once for each row and once for each control, not for each pair of them."""
 
-    def __init__(self):
-        loader = GlobalHydra.instance().config_loader()
-        self.composer, self.rows = Composer(loader), cache(lambda row: self.composer([f"experiments={row}"]))
-        self.controls = {name: loader.load_configuration("config", [f"control={name}"], RunMode.RUN).control
+    def __init__(self, compose):
+        self.compose, self.rows = compose, cache(lambda row: compose([f"experiments={row}"]))
+        self.controls = {name: compose.loader.load_configuration("config", [f"control={name}"], RunMode.RUN).control
                          for name in ("random", "l1", "scratch")}
 
     def __call__(self, row, name):
@@ -48,12 +43,10 @@ class Composed:
 
 
 @pytest.fixture(scope="module")
-def composed():
+def composed(compose):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRUNE_ROOT", str(ROOT))
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            found = Composed()
-        yield found
+        yield Composed(compose)
 
 
 @cache
@@ -106,7 +99,7 @@ def budgeted(cfg):
     return any(allocation.get(name) for name in ("macs", "params", "rate", "rates"))
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", ROWS, scope="module")    # one row after another: composed once
 def test_a_row_composes_and_its_net_can_be_built(row, composed):
     cfg = composed.rows(row)
     method = instantiate(cfg.method)
@@ -117,7 +110,7 @@ def test_a_row_composes_and_its_net_can_be_built(row, composed):
         assert cfg.recipe.paper_epochs is not None
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", ROWS, scope="module")    # one row after another: composed once
 def test_random_and_l1_prune_the_row_to_its_budget_by_another_criterion(row, composed):
     own = composed.rows(row)
     if not budgeted(own):
@@ -156,7 +149,7 @@ def one_more(mask):
     return mask
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", ROWS, scope="module")    # one row after another: composed once
 def test_scratch_is_the_row_and_then_its_baselines_training_from_fresh_weights(row, composed):
     own = composed.rows(row)
     if not own.method.get("allocation"):
@@ -182,7 +175,7 @@ def test_scratch_is_the_row_and_then_its_baselines_training_from_fresh_weights(r
     assert key_of(ours) == key_of(theirs) and baseline_key(ours) == baseline_key(theirs)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", ROWS, scope="module")    # one row after another: composed once
 def test_without_a_control_a_row_has_the_key_it_always_had(row, composed):
     config = resolved(composed.rows(row))
     assert config.pop("control") is None and key_of(config) == key_of({**config, "control": "any"})
@@ -191,18 +184,18 @@ def test_without_a_control_a_row_has_the_key_it_always_had(row, composed):
 def test_the_command_and_hydra_alone_compose_the_same_control(composed):
     row = "hu2018/svhn-vgg16"
     for name in composed.controls:
-        cfg = composed.composer([f"experiments={row}", f"control={name}"])
+        cfg = composed.compose([f"experiments={row}", f"control={name}"])
         assert cfg == composed(row, name) and cfg.experiment == row
 
 
 def test_a_control_is_the_run_one_would_type_and_takes_over_what_is_typed(composed):
     typed = ["model=resnet8", "seed=3", "dataset.normalize=imagenet", "recipe.recover.epochs=2"]
     l1 = ["method=l1", "method/allocation=params", "method.allocation.params=0.3", "method.allocation.groups=inner"]
-    cfg, same = (composed.composer(overrides) for overrides in (
+    cfg, same = (composed.compose(overrides) for overrides in (
         ["experiments=mitsuno2020/cifar10-resnet", "control=l1", *typed, "method.allocation.params=0.3"],
         ["dataset=cifar10", "recipe=mitsuno2020", *l1, *typed]))
     assert key_of(resolved(cfg)) == key_of(resolved(same))
-    typed, said = (composed.composer(["experiments=sun2019/vgg16", "control=l1", *more]).method.criterion.p
+    typed, said = (composed.compose(["experiments=sun2019/vgg16", "control=l1", *more]).method.criterion.p
                  for more in (["control.method.criterion.p=2"], []))
     assert (typed, said) == (2, 1)
 
@@ -213,8 +206,8 @@ def test_a_control_that_changes_nothing_is_the_row_itself(row, name, composed):
 
 
 def test_no_row_is_null(composed):
-    cfg = composed.composer(["experiments=[]", "control=[]"])
-    assert cfg.experiment is None and cfg.control is None and cfg == composed.composer([])
+    cfg = composed.compose(["experiments=[]", "control=[]"])
+    assert cfg.experiment is None and cfg.control is None and cfg == composed.compose([])
 
 
 @pytest.mark.parametrize(("overrides", "told"), [
@@ -227,7 +220,7 @@ def test_no_row_is_null(composed):
      "li2017/vgg16-A has no control=scratch: method 'l1' prunes nothing")])
 def test_what_has_no_such_control_is_refused_in_one_line(overrides, told, composed):
     with pytest.raises(UserError) as error:
-        composed.composer([f"+{o}" if "prunes" in o else o for o in overrides])
+        composed.compose([f"+{o}" if "prunes" in o else o for o in overrides])
     assert str(error.value).startswith(told) and "\n" not in str(error.value)
 
 
@@ -248,7 +241,7 @@ def test_scratch_prunes_as_the_row_does_and_ends_with_fresh_weights_and_the_base
         return ran
 
     monkeypatch.setattr("reprune.pipeline.fit", spy)
-    row, control = (run(composed.composer([*options, *more])) for more in ([], ["control=scratch"]))
+    row, control = (run(composed.compose([*options, *more])) for more in ([], ["control=scratch"]))
     assert [one[:4] for one in fits] == [
         ("baseline", "baseline", 2, []), ("recover-0", "recover", 1, ["kd"]), ("recover", "recover", 1, ["kd"]),
         ("recover-0", "between", 1, ["kd"]), ("recover", "recover", 2, [])]
@@ -264,8 +257,7 @@ def test_a_sweep_over_controls_runs_each_once_and_status_names_them(root, tmp_pa
     given = [*TINY, *EPOCHS, f"output_dir={tmp_path}/outputs", f"results_dir={tmp_path}/results",
              "experiments=null,mitsuno2020/own-digits", "control=null,random"]
     for done, before in ((3, 0), (0, 3)):                         # the fourth is the control of no row
-        ended = subprocess.run([sys.executable, root / "run.py", "-m", *given], cwd=tmp_path, capture_output=True,
-                               text=True, timeout=600)
+        ended = command.run("-m", *given, cwd=tmp_path)
         assert f"4 cells: {done} done, {before} finished before, 1 failed" in ended.stdout, ended.stderr
         assert "control=random is the control of a row" in ended.stderr and "Traceback" not in ended.stderr
         assert ended.stdout.count("finished before, nothing to do") == before

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from test_configs import options
 
@@ -48,7 +49,7 @@ def test_a_recipe_that_is_cut_short_keeps_its_shape(recipe, configure):
 
 
 @pytest.mark.parametrize("control", [None, "random", "scratch"])
-def test_a_schedule_ends_with_its_round(control, configure, monkeypatch):
+def test_a_schedule_ends_with_its_round(control, compose, configure, monkeypatch):
     ended = []
 
     def train(module, loaders, cfg, stage, epochs, *_):
@@ -56,8 +57,10 @@ def test_a_schedule_ends_with_its_round(control, configure, monkeypatch):
 
     monkeypatch.setattr("reprune.training.classifier.train", train)
     cfg = configure("recipe=smoke", "method=l1", "method/rounds=steps", "method.rounds.n=2", "method.rounds.epochs=2",
-                    "recipe.recover.epochs=7", "recipe.baseline.epochs=4", *[f"control={control}"] * bool(control))
-    settle(cfg, "some2020/row" if control else None)
+                    "recipe.recover.epochs=7", "recipe.baseline.epochs=4")
+    if control:
+        cfg.control = compose.loader.load_configuration("config", [f"control={control}"], RunMode.RUN).control
+        settle(cfg, "some2020/row")
     run(cfg)
     last = 4 if control == "scratch" else 7
     assert ended == [("baseline", 4, 4), ("recover-0", 2, 2), ("recover", last, last)]

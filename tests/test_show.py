@@ -17,10 +17,10 @@ def published(root):
     return [json.loads(file.read_text()) for file in sorted(root.glob("results/runs/*.json"))]
 
 
-def test_the_command_of_every_committed_record_has_its_very_key(root):
+def test_the_command_of_every_committed_record_has_its_very_key(root, compose):
     records = [read_record(file) for file in sorted(root.glob("results/runs/*.json"))]
     assert len(records) >= 17
-    assert [record.key for record in records if show.key_here(record, root) != record.key] == []
+    assert [record.key for record in records if show.key_here(record, compose) != record.key] == []
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import command
 import pytest
 from conftest import EPOCHS, TINY
 
@@ -24,12 +25,6 @@ from reprune.runs.checks import check
 from reprune.runs.store import Store
 from reprune.sweeps import status
 from reprune.sweeps.cells import SWEEP, failures
-
-
-def command(root, *overrides: str, **env: str) -> subprocess.CompletedProcess:
-    """python run.py OVERRIDES, at a size of seconds"""
-    return subprocess.run([sys.executable, root / "run.py", *overrides], capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", **env})
 
 
 @pytest.mark.parametrize("sweep", ["mine", None])
@@ -64,7 +59,7 @@ def test_a_sweep_goes_on_beside_notes_that_are_none(root, tmp_path):
     (tmp_path / "failed").mkdir()
     for n, content in enumerate(("{}", "[]", "null", "3")):
         (tmp_path / f"failed/{n}.json").write_text(content)
-    done = command(root, "-m", *TINY, *EPOCHS, "method=baseline", f"output_dir={tmp_path}")
+    done = command.run("-m", *TINY, *EPOCHS, "method=baseline", f"output_dir={tmp_path}", cwd=root)
     assert done.returncode == 0, done.stderr
     assert "1 cells: 1 done" in done.stdout and not done.stderr
 
@@ -77,8 +72,9 @@ JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 def test_workers_run_wherever_the_source_comes_first(root, tmp_path):
     """Plugins are found in another order then."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[launchers]'")
-    done = command(root, "-m", *TINY, *EPOCHS, "method=baseline", "seed=0,1", *JOBLIB, f"output_dir={tmp_path}",
-                   PYTHONPATH=str(root / "src"))
+    words = [sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, "method=baseline", "seed=0,1", *JOBLIB]
+    done = subprocess.run([*words, f"output_dir={tmp_path}"], capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root / "src")})
     assert done.returncode == 0, done.stderr
     assert "2 cells: 2 done" in done.stdout and len([*tmp_path.glob("*/record.json")]) == 2
 
@@ -172,7 +168,7 @@ def test_a_record_that_goes_while_tables_read_is_not_there(moment, tmp_path):
     ("experiments=mitsuno2020/own-digits-plain results_dir=/proc/none", "results_dir=/proc/none cannot be written"),
     ("experiments=mitsuno2020/own-digits-plain results_dir=/etc/passwd", "results_dir=/etc/passwd cannot be written")])
 def test_what_no_run_can_use_is_one_line_before_anything_trains(override, told, root, tmp_path):
-    done = command(root, *TINY, *EPOCHS, *override.split(), f"output_dir={tmp_path}")
+    done = command.run(*TINY, *EPOCHS, *override.split(), f"output_dir={tmp_path}", cwd=root)
     assert done.returncode == 1 and "epoch" not in done.stdout
     assert re.match(f"error: .*{told}", done.stderr) and done.stderr.count("\n") == 1, done.stderr
     assert not [*tmp_path.glob("*/record.json")]

@@ -26,14 +26,15 @@ TRAINS = "training/classifier.py", "training/speed.py", "pipeline.py"
 @pytest.fixture
 def edit(monkeypatch):
     """edit("methods/l1.py", ...): from now on these files read as if someone had added a line. edit(): none"""
-    read = Path.read_text
+    read, parsed = Path.read_text, code._tree
 
     def edited(*names: str) -> None:
         files = {code.PACKAGE / name for name in names}
-        for cached in (code._digits, code.sources, code.home, code._imported, code._tree, code.code_of):
+        for cached in (code._digits, code.sources, code.home, code._imported, code.code_of):
             cached.cache_clear()
         monkeypatch.setattr(Path, "read_text", lambda self, *a, **k:
                             read(self, *a, **k) + "\nedited = 1\n" * (self in files))
+        monkeypatch.setattr(code, "_tree", lambda file: (parsed.__wrapped__ if file in files else parsed)(file))
 
     yield edited
     monkeypatch.undo()

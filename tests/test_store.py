@@ -101,12 +101,12 @@ def test_where_there_is_no_folder_a_key_is_what_it_was(configure, tmp_path):
     assert "content" in Store(configure("dataset=tinyimagenet", f"data_dir={tmp_path}")).config["dataset"]
 
 
-def test_the_key_of_a_record_of_a_folder_is_verified_where_the_folder_is_not(tree, configure, root, monkeypatch):
+def test_the_key_of_a_record_of_a_folder_is_verified_where_the_folder_is_not(tree, configure, root, compose):
     config = Store(configure(*FOLDER, f"data_dir={tree}", tiny=False)).config
     key = Store(configure(*FOLDER, f"data_dir={tree}", tiny=False)).key
     record = json.loads(next(root.glob("results/runs/*.json")).read_text())
     record = show.Record.model_validate({**record, "key": key, "config": config, "overrides": FOLDER})
-    assert show.key_here(record, root) == key
+    assert show.key_here(record, compose) == key
 
 
 @pytest.mark.parametrize("option", ["+trainer.limit_train_batches=1", "+trainer.max_steps=3",

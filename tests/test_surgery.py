@@ -13,13 +13,18 @@ from reprune.structure.names import conv_numbers
 from reprune.structure.surgery import silenced, zero_filters
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_removing_equals_silencing_and_costs_what_was_predicted_two_rounds_running(name):
+@pytest.fixture(scope="module", params=NAMES)
+def found(request):
+    """A net, a batch for it and its groups."""
+    net, x = build(request.param)
+    return request.param, net, x, quiet_trace(net, x)
+
+
+def test_removing_equals_silencing_and_costs_what_was_predicted_two_rounds_running(found):
     """The central property, on random plans that touch every group; the second round prunes the net the first made.
     Parameters and MACs of the result are known before anything is cut, and the net that was cut is not changed."""
-    net, x = build(name)
+    _, net, x, groups = found
     for seed in (0, 1):
-        groups = quiet_trace(net, x)
         plan, before = random_plan(net, seed), snapshot(net)
         assert all(not plan[g.name].all() for g in groups if g.size > 1)
         smaller = check_removal(net, x, plan)
@@ -29,14 +34,13 @@ def test_removing_equals_silencing_and_costs_what_was_predicted_two_rounds_runni
         assert CostTable(net).plan({}) == reprune.cost(net, x)
         assert predicted.params < 0.6 * reprune.cost(net, x).params        # rate 0.4, on both sides of most layers
         net = lively(smaller, x, torch.Generator().manual_seed(1))
+        groups = quiet_trace(net, x) if seed == 0 else []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_channel_but_the_input_and_the_logits_belongs_to_a_group(name):
+def test_every_channel_but_the_input_and_the_logits_belongs_to_a_group(found):
     """A tracer that protects everything passes any equality. Filters are counted once: over all groups, the channels
     of an axis are all its channels."""
-    net, x = build(name)
-    groups = quiet_trace(net, x)
+    name, net, x, groups = found
     convs = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     protected = {key for key, atoms in traced(net).axes.items() if (atoms < 0).any()}
     expected = {(convs[0][0], "in"), (convs[-1][0], "out")}

@@ -1,10 +1,9 @@
 """A sweep: what is finished is not launched, a cell that fails never stops the others, the order changes nothing."""
 
 import json
-import shutil
 import subprocess
-import sys
 
+import command
 import pytest
 import torch
 from conftest import EPOCHS, TINY
@@ -156,7 +155,6 @@ def test_the_order_of_a_sweep_changes_no_result_and_the_baseline_is_trained_once
 
 def test_a_row_of_a_stranger_runs_nothing_that_it_names(root, tmp_path):
     """Neither what its config names nor what it makes of hydra; named on the command line, it is trusted."""
-    shutil.copy(root / "run.py", tmp_path)
     (tmp_path / "conf").symlink_to(root / "conf")
     folder = tmp_path / "experiments/evil2026"
     folder.mkdir(parents=True)
@@ -167,8 +165,7 @@ def test_a_row_of_a_stranger_runs_nothing_that_it_names(root, tmp_path):
     for name, body in rows.items():
         head = "# @package hydra" if name == "package" else "# @package _global_"
         (folder / f"{name}.yaml").write_text(f"{head}\n# Row {name}.\n{body}\n")
-    told = {name: subprocess.run([sys.executable, "run.py", f"experiments=evil2026/{name}", *TINY], cwd=tmp_path,
-                                 capture_output=True, text=True) for name in rows}
+    told = {name: command.run(f"experiments=evil2026/{name}", *TINY, cwd=tmp_path) for name in rows}
     assert all(done.returncode for done in told.values()) and not (tmp_path / "ran").exists()
     assert "_target_ 'hostile.Mine' is not of this project" in told["target"].stderr
     for name in ("hydra", "package", "defaults"):
@@ -177,8 +174,7 @@ def test_a_row_of_a_stranger_runs_nothing_that_it_names(root, tmp_path):
 
 
 def sweep(root, out, *overrides: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, f"output_dir={out}/outputs", *overrides]
-    return subprocess.run(command, cwd=out, capture_output=True, text=True)
+    return command.run("-m", *TINY, *EPOCHS, f"output_dir={out}/outputs", *overrides, cwd=out)
 
 
 def test_a_failing_cell_is_named_and_the_others_run(root, tmp_path):

@@ -1,9 +1,8 @@
 """What a record says of the command that made it: overrides that another machine can use, and the control it is."""
 
 import json
-import subprocess
-import sys
 
+import command
 import pytest
 import torch
 from conftest import EPOCHS, TINY
@@ -20,10 +19,10 @@ def test_the_overrides_of_a_cell_compose_to_its_key_elsewhere_and_name_no_place(
     folder = tmp_path / "some place"
     folder.mkdir()
     torch.save(models.resnet(8, in_channels=1).state_dict(), folder / "a net.th")
-    command = [sys.executable, root / "run.py", "-m", *TINY, *EPOCHS, "seed=3", "method=random,l1", "logger=csv",
+    words = ["-m", *TINY, *EPOCHS, "seed=3", "method=random,l1", "logger=csv",
                f"output_dir={tmp_path}/outputs", f"dataset={{limit: 200, data_dir: {tmp_path}/data}}",
                f"model.weights='{folder}/a net.th'", "hydra.job.name=mine", "force=false", "~trainer.deterministic"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = command.run(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     records = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/*/record.json")]
     assert {record["method"] for record in records} == {"random", "l1"}

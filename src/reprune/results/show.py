@@ -18,7 +18,7 @@ from reprune.results.records import Run, read_record
 from reprune.results.render.text import origin, points, stated
 from reprune.results.rows import departures, flat, rows_of
 from reprune.results.verdict import verdict
-from reprune.runs.compose import composing
+from reprune.runs.compose import Composer, composing
 from reprune.runs.fingerprint import changed, fingerprint
 from reprune.runs.store import key_of, plain
 from reprune.runs.targets import foreign
@@ -104,7 +104,8 @@ def how_to_repeat(record: Record, root: Path) -> list[str]:
         name, _, digest = weights.partition(" sha256:")
         notes.append(f"model.weights: the file {name} whose sha256 begins with {digest}")
     try:
-        key = key_here(record, root)
+        with composing(root) as compose:
+            key = key_here(record, compose)
         notes.append(f"verified: this command has the key {key}" if key == record.key else
                      f"not verified: this command has the key {key} here, not {record.key}")
     except UserError as error:
@@ -113,13 +114,11 @@ def how_to_repeat(record: Record, root: Path) -> list[str]:
     return [*lines, escape(command), *(escape(f"  {note}") for note in [*notes, code])]
 
 
-def key_here(record: Record, root: Path) -> str:
-    """Of the run that the record's overrides make with the configs below `root`, given the same weights and images.
+def key_here(record: Record, compose: Composer) -> str:
+    """Of the run that the record's overrides make with the configs that are here, given the same weights and images.
     Nothing is imported or run. Raises UserError where they do not compose."""
     try:
-        with composing(root) as compose:
-            cfg = compose(record.overrides)
-            config = plain(cfg)
+        config = plain(compose(record.overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"it does not compose ({' '.join(str(error).split())})") from error
     if config["model"].get("weights"):

@@ -104,7 +104,7 @@ def imports(module: str) -> list[str]:
 def _imported(module: str) -> list[tuple[str, str]]:
     """(name in the module, dotted name that it stands for)"""
     found = []
-    for node in ast.walk(_tree(file_of(module))):
+    for node in _statements(_tree(file_of(module))):
         if isinstance(node, ast.Import):
             found += [(alias.asname or alias.name, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -141,11 +141,19 @@ def file_of(module: str) -> Path | None:
 def _tree(file: Path | None) -> ast.Module:
     """Without comments and layout, and without docstrings: no result depends on them."""
     tree = ast.parse("" if file is None else file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if (isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
                 and ast.get_docstring(node, clean=False) is not None):
             node.body[0] = ast.Pass()
     return tree
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """It and all below it; ast.walk looks into expressions too, which are most of a tree."""
+    yield node
+    for part in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for below in getattr(node, part, ()):
+            yield from _statements(below)
 
 
 @cache
