@@ -126,8 +126,6 @@ class Run:
             net = copy.deepcopy(baseline)
             facts = self.train(net, "sparse", "sparse", stage, baseline, penalties=self.method.penalties,
                                during=self.method.during)
-            if not facts["epochs"]:
-                self.method.during.untrained(net)
             done = stage.keep(net, {**facts, "group_norms": group_norms(net)})
         net, facts = self.ended("sparse", *done)
         if self.method.prunes and facts["epochs"]:

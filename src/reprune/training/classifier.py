@@ -206,6 +206,8 @@ def fit(net: nn.Module, data: Data, cfg: DictConfig, stage: str, part: str, *, e
             during.extra.to(device(cfg))                          # Lightning leaves both on the CPU
             carried = during.finish(net.to(device(cfg)))
         net.to(device(cfg)).zero_grad()                           # gradients would be kept, and saved, for nothing
+    else:
+        during.untrained(net)
     seconds = earlier + time.perf_counter() - started
     return {"epochs": epochs if batches is None else 0, "curve": curve.means, "seconds": seconds, "earlier": earlier,
             "carried": carried}
