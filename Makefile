@@ -1,7 +1,7 @@
 # The commands of this project; `make` alone prints them.
 PYTHON ?= python3
 BIN := .venv/bin
-CORES := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()))")
+WORKERS := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count()) + 1)")    # tests wait for what they start
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
@@ -23,7 +23,7 @@ demo: setup    ## train, prune and fine-tune a small ResNet on embedded data, in
 	$(BIN)/python run.py
 
 test: setup    ## the whole test suite (set DATA_DIR to a folder with CIFAR-10 to include it)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 faults: setup    ## results/faults.md: sweeps killed at random end as if nothing had happened, hostile files as one line
 	$(BIN)/python tests/faults.py --report results/faults.md

@@ -52,7 +52,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
             layers[0].out_features, layers[1].in_features = 96, 96
             layers[1].out_features, layers[2].in_features = 64, 64
     generator = torch.Generator().manual_seed(0)
-    size = 64 if name in TORCHVISION else 16 if "stem" in name else 32
+    size = 64 if name in TORCHVISION else 32 if any(deep in name for deep in ("vgg", "narrow", "wide", "lenet")) else 16
     x = torch.randn(4, 3, size, size, generator=generator, dtype=torch.float64)
     return lively(net.double().to_empty(device="cpu"), x, generator), x
 
