@@ -26,7 +26,7 @@ OPTIONS = ["method=l1 method/allocation=sensitivity method.allocation.macs=0.6",
            "method.criterion.n_samples=20",
            "method=ga method/rounds=layer_by_layer method.rounds.layers=5"]
 FEW = {"ga": "method.criterion.n_samples=60 method.search.generations=3 method.search.n_final=60",
-       "obs": "method.masks.n_samples=64 method.masks.rate=0.1",
+       "obs": "method.masks.n_samples=64 method.masks.skip=[layer2.0.conv2,layer3.0.conv1,layer3.0.conv2]",
        "taylor2016": "method.criterion.n_samples=60 method.rounds.n=2",
        "taylor2019": "method.criterion.batches=2 method.rounds.n=2",
        "apoz": "method.criterion.n_examples=60 method.rounds.n=2",
