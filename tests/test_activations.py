@@ -84,6 +84,8 @@ def test_mean_std_removes_what_lies_beyond_one_deviation_of_the_layers_that_are_
     plan = MeanStd(groups="inner")(scores, probe)
     assert list(plan) == names[:2]
     assert all((~mask).nonzero().flatten().tolist() == [1, 3] for mask in plan.values())
+    assert list(MeanStd(groups="inner")(scores, probe)) == [*names[2:]][:2]         # the next ones
+    assert len(names) == 3 and list(MeanStd(groups="inner")(scores, probe)) == names[:2]        # all over again
     assert list(MeanStd(groups="inner", layers=None)(scores, probe)) == names
     even = {name: torch.ones_like(score) for name, score in scores.items()}
     assert not MeanStd(groups="inner")(even, probe)

@@ -138,7 +138,7 @@ class Run:
         """-> the net before and after it recovers for the last time, and what is known of every recovery"""
         if not self.method.prunes:
             return net, net, {}
-        before, recovered, first = net, {}, self.look(net, carried=carried)
+        before, recovered, first = net, {}, self.look(net, carried={**carried})       # `turns` may not be asked again
         for number, turn in enumerate(self.turns(first)):
             before, carried = self.cut(net, number, turn, first.original, carried)
             name = "recover" if turn.last else f"recover-{number}"

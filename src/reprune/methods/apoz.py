@@ -7,14 +7,17 @@ r"""Network trimming: filters whose activations are mostly zero.                
     N, M     held-out examples; places of a map
 
 Trimming and retraining alternate, each time from the weights that have survived, beginning with the few layers of the
-highest mean APoZ. The criterion is 1 - APoZ (larger = keep); (2) is `MeanStd`, the rounds are `rounds: steps`.
+highest mean APoZ, and then the next ones. The criterion is 1 - APoZ (larger = keep); (2) is `MeanStd`, the rounds are
+`rounds: steps`.
 
 Needs: images.
 
-Deviations: known are (1), (2) and that trimming and retraining alternate; the number of layers at a time, of rounds and
-examples (5000, held out of the training set), and all schedules are a reconstruction. Only widths that no addition
-couples are pruned (`groups: inner`), as the last conv of a residual block has no ReLU of its own; where others are
-asked for, the ReLU behind the addition counts. What several layers read at several places has the mean of these.
+Deviations: known are (1), (2) and that trimming and retraining alternate; which layers are next (those of the highest
+mean APoZ that have not been trimmed yet; when all have been, all over again), the number of layers at a time, of
+rounds and examples (5000, held out of the training set), and all schedules are a reconstruction. Only widths that no
+addition couples are pruned (`groups: inner`), as the last conv of a residual block has no ReLU of its own; where
+others are asked for, the ReLU behind the addition counts. What several layers read at several places has the mean of
+these.
 """
 
 from __future__ import annotations
@@ -102,14 +105,17 @@ class MeanStd(Limits):
             raise UserError(f"allocation.layers must be at least 1, or null for all layers, got {self.layers}")
 
     def __call__(self, scores: Scores, probe: Probe) -> Plan:
-        plan = {}
+        found = {}
         for group in sorted(self.candidates(probe, scores), key=lambda g: float(scores[g.name].mean())):
             gone = int(outliers(scores[group.name], self.k_std).sum())
             most = group.size if self.rate is None else int(group.size * self.rate)
-            gone = self.to_remove(group.size - min(gone, most), group, probe)
-            if gone and len(plan) != self.layers:
-                plan[group.name] = keep_best(scores[group.name], gone)
-        return plan
+            if gone := self.to_remove(group.size - min(gone, most), group, probe):
+                found[group.name] = keep_best(scores[group.name], gone)
+        trimmed = probe.carried.get("apoz", [])                   # in rounds before this one
+        turn = [name for name in found if name not in trimmed] or [*found]
+        chosen = turn[:self.layers]
+        probe.carried["apoz"] = [*(trimmed if {*trimmed}.isdisjoint(chosen) else []), *chosen]
+        return {name: found[name] for name in chosen}
 
 
 def outliers(scores: Tensor, k_std: float = 1.0) -> Tensor:

@@ -17,9 +17,9 @@ Needs: weights; batch norm.
 Deviations: a reconstruction. Known from the abstract is that the parameters of batch norm, as the distribution of what
 an activation gives out, tell the importance without data. The model (1), the statistic, weights of the next layer, the
 normalisation, the ranking over layers and the schedule are ours, each a knob: name them with every result. Where no
-ReLU follows (the last conv of a residual block) the formulas do not hold: inner widths only. A channel that passes
-several batch norms has the mean of their statistics. Nothing is added to the next layer for the mean that goes. An
-untrained batch norm (gamma 1, beta 0) makes all filters equal.
+ReLU follows (the last conv of a residual block) the formulas do not hold: inner widths only; any other activation that
+follows is taken for one. A channel that passes several batch norms has the mean of their statistics. Nothing is added
+to the next layer for the mean that goes. An untrained batch norm (gamma 1, beta 0) makes all filters equal.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ steps`); the net is fine-tuned at the end.
 
 Needs: images, labels, gradients.
 
-Deviations: scores are measured on n_samples training images after the updates, in eval mode and without augmentation,
-where the paper adds them up during the updates; a round takes an equal share of the reduction, and not one map. What
-lambda multiplies (multiply-adds in millions) and inner widths only in residual nets are a reconstruction; maps that
-several layers read at several places have the mean of (1).
+Deviations: scores are measured on n_samples training images after the updates, other ones in every round, in eval mode
+and without augmentation, where the paper adds them up during the updates; a round takes an equal share of the
+reduction, and not one map. What lambda multiplies (multiply-adds in millions, of the map's own conv and of its
+readers) and inner widths only in residual nets are a reconstruction; maps that several layers read at several places
+have the mean of (1).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from reprune.pruning.ranking import NORMALIZERS
 from reprune.pruning.sockets import Criterion, Scores
 from reprune.structure.groups import FilterGroup
 from reprune.structure.modes import eval_mode
+from reprune.structure.notes import notes
 
 
 def theta(dz: Tensor, m: int) -> Tensor:
@@ -74,13 +76,18 @@ class Taylor(Criterion):
         n, total = min(self.n_samples, len(probe.data.parts.train)), {}
         with eval_mode(probe.net):
             gates = Gates(probe.net, groups)
-            for x, y in probe.data.plain(self.batch_size, probe.seed, n, probe.example.device):
+            for x, y in probe.data.plain(self.batch_size, round_seed(probe), n, probe.example.device):
                 gradients = gates.gradients(x, y)
                 for name, places in gates.maps.places.items():
                     each = torch.stack([theta(place.of(gradients[place.node]).mean(2), gates.sizes[place.node])
                                         for place in places]).mean(0)
                     total[name] = total.get(name, 0) + each.double() / n
         return {name: score.cpu() for name, score in total.items()}
+
+
+def round_seed(probe: Probe) -> int:
+    """Of the images of a round: each sees others."""
+    return probe.seed + len(notes(probe.net).get("history") or ())
 
 
 def megaflops(group: FilterGroup, probe: Probe) -> float:

@@ -14,11 +14,12 @@ some mini-batches of training follow, and so on (`allocation: global`, `rounds: 
 
 Needs: images, labels, gradients.
 
-Deviations: importance is measured on training images after the updates, in eval mode and without augmentation, where
-the authors' code collects it during the updates; momentum of the optimiser starts anew in every round, and the penalty
-`group_wd_coeff` (1e-8) is left out. The authors' code divides every gate of a ResNet that is not one of a stage by 3 as
-well: `reproduce_divisor`. Mini-batches, their size and the share of a round on CIFAR are a reconstruction. Where the
-stem is added up with the first stage, its map counts among the blocks.
+Deviations: importance is measured on training images after the updates, other ones in every round, in eval mode and
+without augmentation, where the authors' code collects it during the updates, which here come on top of the epochs of
+the recipe; momentum of the optimiser starts anew in every round, and the penalty `group_wd_coeff` (1e-8) is left out.
+The authors' code divides every gate of a ResNet that is not one of a stage by 3 as well: `reproduce_divisor`.
+Mini-batches, their size and the share of a round on CIFAR are a reconstruction. Where the stem is added up with the
+first stage, its map counts among the blocks.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from reprune.errors import UserError
+from reprune.methods.taylor2016 import round_seed
 from reprune.pruning.maps import Gates
 from reprune.pruning.probe import Probe
 from reprune.pruning.sockets import Criterion, Scores
@@ -82,7 +84,7 @@ class TaylorFO(Criterion):
         n, found = min(self.batches * self.batch_size, len(probe.data.parts.train)), []
         with eval_mode(probe.net):
             gates = Gates(probe.net, groups)
-            for x, y in probe.data.plain(self.batch_size, probe.seed, n, probe.example.device):
+            for x, y in probe.data.plain(self.batch_size, round_seed(probe), n, probe.example.device):
                 mean = {node: each.mean(0) for node, each in gates.gradients(x, y).items()}        # dL/dg [C]
                 found.append({name: torch.stack([place.of(mean[place.node]).sum(1) for place in places]).sum(0)
                               for name, places in gates.maps.places.items()})
