@@ -84,7 +84,7 @@ def test_a_conv_between_two_sketched_widths_is_sketched_twice(configure):
     method = instantiate(configure("method=filtersketch").method)
     method.allocation = PerLayer(rates={1: 0.5, 2: 0.5, 10: 0.75})
     smaller = prune(method, Round(), Probe(net, EXAMPLE))
-    second = narrow(narrow(net.features[3].weight, 1, 32, transpose=False), 0, 32)
+    second = narrow(narrow(net.features[3].weight, 0, 32), 1, 32, transpose=False)
     assert torch.equal(smaller.features[3].weight, second)
     assert smaller.classifier.weight.shape == (10, 128)           # rows of ten weights, fewer than there are inputs
 

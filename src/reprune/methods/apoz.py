@@ -111,6 +111,8 @@ class MeanStd(Limits):
             most = group.size if self.rate is None else int(group.size * self.rate)
             if gone := self.to_remove(group.size - min(gone, most), group, probe):
                 found[group.name] = keep_best(scores[group.name], gone)
+        if self.layers is None:
+            return found
         trimmed = probe.carried.get("apoz", [])                   # in rounds before this one
         turn = [name for name in found if name not in trimmed] or [*found]
         chosen = turn[:self.layers]

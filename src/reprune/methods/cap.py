@@ -22,8 +22,10 @@ Needs: images; held-out images and their labels for the rates.
 
 Deviations: trials, the highest sparsity, the drop that is allowed and the ridge on Sigma are a reconstruction. Widths
 are pruned where no addition couples them: the authors drop inputs of any conv but the first. The shift of (4) goes to
-the bias or to the mean of batch norm behind the layer; where there is neither, mu counts as zero. Channels that several
-layers read have the sum of their (3); where a layer reads other channels beside, these stay as they are.
+the bias or to the mean of batch norm behind the layer; where there is neither, mu counts as zero. Channels that
+several layers read have the sum of their (3); where a layer reads other channels beside, these stay as they are. A
+covariance without a factor ends the run, where the authors leave that layer as it is; inputs of zero variance are
+ranked last, not removed beside.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ thresholds mean nothing: that is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +59,17 @@ def surgery(mask: Tensor, w: Tensor, t: float) -> Tensor:
 
 
 class Surgery(Latent):
-    """c_rate, gamma, power: as above; stop_conv, stop_linear: steps after which masks stay."""
+    """c_rate, gamma, power: as above; c_rates: of layers that have another one, {name: c_rate}; stop_conv, stop_linear:
+    steps after which masks stay."""
 
     def __init__(self, c_rate: float = 1.0, gamma: float = 1e-3, power: float = 1.0, stop_conv: int = 10000,
-                 stop_linear: int = 8000, skip: Sequence[str] = (), bias: bool = True):
+                 stop_linear: int = 8000, skip: Sequence[str] = (), bias: bool = True,
+                 c_rates: Mapping[str, float] | None = None):
         super().__init__(skip, bias)
         if min(gamma, power) < 0 or min(stop_conv, stop_linear) < 0:
             raise UserError("method.masks: gamma, power, stop_conv and stop_linear must be at least 0, "
                             f"got {gamma}, {power}, {stop_conv}, {stop_linear}")
-        self.c_rate, self.gamma, self.power = c_rate, gamma, power
+        self.c_rate, self.c_rates, self.gamma, self.power = c_rate, dict(c_rates or {}), gamma, power
         self.stop_conv, self.stop_linear, self.thresholds, self.seed = stop_conv, stop_linear, {}, 0
 
     @torch.no_grad()
@@ -76,10 +78,17 @@ class Surgery(Latent):
         layers: dict[str, list[Tensor]] = {}
         for name, weight in self.latent.items():
             layers.setdefault(_layer(name), []).append(weight.flatten())
-        self.thresholds = {name: threshold(torch.cat(parts), self.c_rate) for name, parts in layers.items()}
+        if strange := [name for name in self.c_rates if name not in layers]:
+            raise UserError(f"method.masks.c_rates: {strange[0]!r} is no layer with masks; there are "
+                            f"{', '.join(layers)}")
+        self.thresholds = {name: threshold(torch.cat(parts), self.c_rates.get(name, self.c_rate))
+                           for name, parts in layers.items()}
         self.seed = probe.seed
         self.masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.latent.items()}
         self.update(self.weights(net), 0, 0)
+        if empty := [_layer(name) for name, mask in self.masks.items() if name.endswith(".weight") and not mask.any()]:
+            raise UserError(f"method.masks.c_rate leaves no weight of {empty[0]}, and nothing would learn any more: "
+                            f"lower it, or give that layer its own: method.masks.c_rates={{{empty[0]}: 1}}")
         self.apply(self.weights(net))
 
     def update(self, weights: Weights, step: int, steps: int) -> None:

@@ -15,9 +15,9 @@ Needs: weights.
 
 Deviations: the authors' code reshapes the inputs of the second conv without transposing, so its rows are slices of
 memory and no inputs; so does this, and `transpose_fix` does what was meant. Any width between two plain layers can be
-sketched, where the authors name those of residual blocks and of the 3x3 and 5x5 branches of GoogLeNet (of these, a conv
-between two such widths is sketched twice, as the printed sizes say). Rows shorter than l, which the authors leave
-alone, are sketched as well.
+sketched, where the authors name those of residual blocks and of the 3x3 and 5x5 branches of GoogLeNet (of these, a
+conv between two such widths is sketched twice, filters first, as the printed sizes say). Rows shorter than l, which
+the authors leave alone, are sketched as well.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Sketch:
     @torch.no_grad()
     def __call__(self, net: nn.Module, probe: Probe) -> nn.Module:
         weights: dict[str, Tensor] = {}                           # of the layers on the way from old to new
-        for group in probe.groups:
+        for group in reversed(probe.groups):                      # of a conv, filters before inputs
             producers = group.producers(probe.net)
             width = net.get_submodule(producers[0].module).weight.shape[0]
             if width == probe.net.get_submodule(producers[0].module).weight.shape[0]:

@@ -1,7 +1,7 @@
 r"""FPGM: filters nearest to the geometric median of their layer.          He et al., CVPR 2019, arXiv:1811.00250
 
     s_j = sum_j' || F_j - F_j' ||_2                          (1)   small: near the geometric median, replaceable
-    after every epoch: F_j <- 0 for the int(N P) filters with the smallest s_j
+    before training and after every epoch: F_j <- 0 for the int(N P) filters with the smallest s_j
     mixed: the int(N P') smallest || F_j ||_2 first, then (1) among the filters that are left        (2)
 
     F_j      filter j of a layer, flattened                  [c_in * k * k]
@@ -13,11 +13,11 @@ removed.
 
 Needs: training.
 
-Deviations: the layers of a residual group share one mask, by the sums of their norms and distances, so that the removal
-at the end is real (a reconstruction; `silence_layers: true` gives each layer its own until the last time). Batch norm
-is removed with its filter (the authors leave its shift behind). Mixed: int(N P) filters go, the authors'
-int(N P') + int(N (P - P')) can be one less; 30 % by norm and 10 % by distance is their code, their text has it the
-other way round.
+Deviations: the layers of a residual group share one mask, by the sums of their norms and distances, so that the
+removal at the end is real (a reconstruction; `silence_layers: true` gives each layer its own until the last time).
+Batch norm is removed with its filter (the authors leave its shift behind): rows take new statistics after the removal.
+Mixed: int(N P) filters go, the authors' int(N P') + int(N (P - P')) can be one less; 30 % by norm and 10 % by distance
+is their code, their text has it the other way round.
 """
 
 from __future__ import annotations

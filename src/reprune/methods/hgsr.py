@@ -22,8 +22,9 @@ carry over between widths. `scale: per_kernel` takes it away; it is no part of t
 
 Needs: training; images and labels where filters are chosen by loss increase.
 
-Deviations: where a root meets an exact zero the sub-gradient 0 is taken; the authors' code gives NaN there.
-In a grouped conv, "feature" joins the kernels of equal position in every conv group (a depthwise conv is one group).
+Deviations: GroupNorm as a selection is ours, the paper selects by the loss increase (loss_increase.py). Where a root
+meets an exact zero the sub-gradient 0 is taken; the authors' code gives NaN there. In a grouped conv, "feature" joins
+the kernels of equal position in every conv group (a depthwise conv is one group).
 """
 
 from __future__ import annotations

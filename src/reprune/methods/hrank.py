@@ -10,10 +10,11 @@ layer_by_layer`). HRankPlus removes them in all layers at once and fine-tunes lo
 
 Needs: images.
 
-Deviations: images are not augmented (the authors': they are; the ranks hardly depend on them). Filters are removed, the
-authors mask them and batch norm until the end, and keep the best epoch of every fine-tuning where this keeps the last.
-In residual nets the rows prune inner widths; the authors mask block outputs too. What several layers read at several
-places has the mean of (1).
+Deviations: images are not augmented (the authors': they are; the ranks hardly depend on them). Filters are removed,
+the authors mask them and batch norm until the end, and keep the best epoch of every fine-tuning where this keeps the
+last. Each layer is ranked on the net as it is by then; the authors rank all layers of the unpruned net. In residual
+nets the rows prune inner widths; the authors mask block outputs too. What several layers read at several places has
+the mean of (1).
 """
 
 from __future__ import annotations

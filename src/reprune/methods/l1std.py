@@ -2,7 +2,7 @@ r"""L1-norm plus standard deviation.       Sun, Zhou, Pan, Zhong & Wang, ICMV 20
 
     n_j = sum_d |F_jd|                                                          (1)
     s_j = sqrt( (1/D) sum_d (F_jd - mean_d F_jd)^2 )                            (2)   the information a filter extracts
-    score_j = n_j / max_i n_i  +  alpha * s_j / max_i s_i                       (3)   i over the filters of the layer
+    score_j = n_j / max_i n_i  +  alpha * s_j / max_i s_i                       (3)   i over the group
 
     F_j      filter j of a layer, flattened, D = c_in * k * k entries           [c_out, D]
     alpha    weight of the standard deviation

@@ -11,9 +11,10 @@ filters. Nothing is trained in between, and without new BN statistics the loss o
 ln(classes), after two or three blocks: scores (1) are noise from there. So it re-estimates the statistics before every
 scoring, and scores no net whose loss on S is above ln(classes).
 
-Deviations: a reconstruction. The abstract says only that filters are selected by the loss increase on randomly selected
-training samples; the number of samples, the steps, the floor, the stopping rule, the new BN statistics and what becomes
-of a broken net are ours, each but the last a knob.
+Deviations: a reconstruction. The abstract says only that filters are selected by the loss increase on randomly
+selected training samples; the number of samples, the steps, the floor, the stopping rule, the new BN statistics and
+what becomes of a broken net are ours, each but the last a knob. Rows leave widths that additions couple out (`groups:
+all` prunes them jointly).
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ training, then (1) for some epochs (`between_penalties`, from_epoch).
 Needs: images, labels, gradients, training.
 
 Deviations: shortcuts have the r_l of the first conv of their block, as in the authors' ResNet-34; MobileNet, of which
-no weights are known, has sqrt(n_l). Filters that a residual stage shares have the sum of (3) over its layers, and go
-together (a reconstruction); the first stage of a ResNet stays whole with the first conv. Weight decay stays on in the
-penalised epochs between rounds (the authors: off).
+no weights are known, has sqrt(n_l). A depthwise conv has the importance of the conv before it. Filters that a residual
+stage shares have the sum of (3) over its layers, and go together (a reconstruction), and the rate counts them once;
+the first stage of a ResNet stays whole with the first conv. Weight decay stays on in the penalised epochs between
+rounds (the authors: off); nets start from the last epoch, not from the best one on the test set.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from reprune.errors import UserError
 from reprune.pruning.probe import Probe
 from reprune.pruning.rounds import Round
 from reprune.pruning.sockets import Criterion, Scores, Step
-from reprune.structure.groups import FilterGroup, Plan
+from reprune.structure.groups import FilterGroup, Plan, Slice
 from reprune.structure.modes import eval_mode
 
 WEIGHTINGS = {"filters": lambda w: len(w) ** 0.5, "smaller": lambda w: min(w.shape) ** 0.5}
@@ -95,7 +96,8 @@ class Ortho:
     def __call__(self, step: Step) -> Tensor:
         if self.from_epoch and step.epoch < self.from_epoch:
             return step.logits.new_zeros(())
-        terms = [share * orthonormality(w, side) for w, side, share in self.layers(step.net).values()]
+        with torch.autocast(step.logits.device.type, enabled=False):        # W W^T - I is a small difference
+            terms = [share * orthonormality(w, side) for w, side, share in self.layers(step.net).values()]
         return self.weight * torch.stack(terms).sum()
 
 
@@ -112,7 +114,8 @@ class Importance(Criterion):
 
     def scores(self, groups: Iterable[FilterGroup], probe: Probe) -> Scores:
         groups = list(groups)
-        layers = {s.module: probe.net.get_submodule(s.module) for g in groups for s in g.producers(probe.net)}
+        makers = {g.name: dense(g.producers(probe.net), probe.net) for g in groups}
+        layers = {s.module: probe.net.get_submodule(s.module) for each in makers.values() for s in each}
         tensors = [(name, t) for name, m in layers.items() for t in (m.weight, m.bias) if t is not None]
         total = [torch.zeros_like(t) for _, t in tensors]
         n = min(self.n_samples, len(probe.data.parts.train))
@@ -126,7 +129,13 @@ class Importance(Criterion):
         for (name, t), g in zip(tensors, total, strict=True):
             sums[name] = sums[name] + (t.detach() * g).flatten(1).sum(1) if t.dim() > 1 else sums[name] + t.detach() * g
         return {g.name: torch.stack([sums[s.module][s.index.to(sums[s.module].device)].sum(1).square()
-                                     for s in g.producers(probe.net)]).sum(0).float().cpu() for g in groups}
+                                     for s in makers[g.name]]).sum(0).float().cpu() for g in groups}
+
+
+def dense(makers: Iterable[Slice], net: nn.Module) -> list[Slice]:
+    """Of the layers that make the channels of a group, without depthwise convs, if any is left."""
+    every = [*makers]
+    return [s for s in every if getattr(net.get_submodule(s.module), "groups", 1) == 1] or every
 
 
 @dataclass

@@ -10,7 +10,8 @@ Gap: by how much we fall short of the claim. A better result has no gap.
    At most 1: runs that scatter must not agree with everything.
 3. Bounds. "Better than the baseline" is a delta above 0, "no loss" one of 0 or more. No tolerance: they name a side.
 4. Reduction. As many parameters and MACs gone as claimed, 0.5 % of the net missing at most; "more than" without
-   tolerance; "up to" is held against the number itself.
+   tolerance; "up to" is held against the number itself. A file as many times smaller as claimed, and as many weights
+   zero, 0.5 missing at most.
 5. *Reproduced*: no gap beyond its tolerance. *Within x*: no gap above 1 (point, or % of the net). *Off by x* otherwise.
    x names every gap beyond its tolerance. The number of seeds is part of the verdict.
 6. *Not comparable* are top-5 claims (we measure top-1) and claims without an accuracy: any net can be made smaller.
@@ -25,6 +26,9 @@ Gap: by how much we fall short of the claim. A better result has no gap.
 'off by 7.6 % of MACs (3 seeds)'
 >>> verdict(Claim(better_than_baseline=True, source="abstract", provenance="abstract"), "full", ours)
 'within 0.25 points (3 seeds)'
+>>> stored = Claim(pruned=93, memory_ratio=40, source="Table 1", provenance="paper")
+>>> verdict(stored, "full", {**ours, "bytes_ratio": 38})
+'off by 2.0 times fewer bytes (3 seeds)'
 >>> verdict(paper, "short", ours)
 'not comparable: short run'
 >>> verdict(Claim(macs_drop=20, source="abstract", provenance="abstract"), "full", ours)
@@ -44,7 +48,7 @@ KINDS = ("reproduced", "within", "off", "not comparable", "not run")        # th
 
 
 def verdict(claim: Claim | None, section: str, ours: dict) -> str:
-    """ours: of a line: delta, delta_std, seeds, pruned_top1, params_drop, macs_drop."""
+    """ours: of a line: delta, delta_std, seeds, pruned_top1, params_drop, macs_drop, bytes_ratio, density."""
     if claim is None:
         return ""
     if section == "not run":
@@ -61,11 +65,22 @@ def verdict(claim: Claim | None, section: str, ours: dict) -> str:
         gap = reduction_gap(claim, what, ours[f"{what}_drop"])
         if missed(*gap):
             beyond.append((f"% of {name}", *gap, ".1f"))
+    for unit, said, got in (("times fewer bytes", claim.memory_ratio, ours.get("bytes_ratio")),
+                            ("% of zeros", claim.weight_sparsity, zeros(ours.get("density")))):
+        if said is not None and got is None:
+            return f"not comparable: {said:g} {unit} claimed, none measured"
+        if said is not None and missed(said - got, REDUCTION):
+            beyond.append((unit, said - got, REDUCTION, ".1f"))
     seeds = f"({ours['seeds']} seed{'s' * (ours['seeds'] != 1)})"
     if not beyond:
         return f"reproduced {seeds}"
     word = "within" if all(gap <= NEAR for _, gap, _, _ in beyond) else "off by"
     return f"{word} {', '.join(f'{gap:{form}} {unit}' for unit, gap, _, form in beyond)} {seeds}"
+
+
+def zeros(density: float | None) -> float | None:
+    """% of the weights, where the line knows of any."""
+    return None if density is None else 100 - density
 
 
 def missed(gap: float, tolerance: float | None) -> bool:
