@@ -159,7 +159,9 @@ def test_recovery_brings_the_interactions_back_and_leaves_batch_norm_alone():
                  ((smaller, now, sets), (net, probe.groups[0], wider))]
         assert float((d[0] - d[1]).square().mean()) == pytest.approx(before, rel=1e-2)
         mean = smaller[1].running_mean.clone()
+        net.train(seed == 0)                                      # as one that came with its weights
         repaired = repair(smaller, probe)
+        net.eval()
         assert torch.equal(repaired[1].running_mean, mean) and all(p.grad is None for p in repaired.parameters())
         found.append((before, difference(net, repaired, x, y, plan, sets)))
     was, is_ = map(sum, zip(*found, strict=True))

@@ -195,9 +195,9 @@ class Interactions:
         pairs = [(g, now[g.name]) for g in cut_ if now[g.name].size > 1]
         if not pairs:
             return net
-        before, after, generator = fuse(probe.net), fx.symbolic_trace(net), probe.generator()
-        adam = torch.optim.Adam(net.parameters(), self.rate)
+        adam, generator = torch.optim.Adam(net.parameters(), self.rate), probe.generator()
         with eval_mode(net), eval_mode(probe.net), torch.enable_grad():
+            before, after = fuse(probe.net), fx.symbolic_trace(net)
             for x, y in track(islice(self.batches(probe), self.steps), "interactions", self.steps, transient=True):
                 was, is_ = pairs[int(torch.randint(len(pairs), (1,), generator=generator))]
                 sets = quadruples(is_.size, self.triples, generator)
