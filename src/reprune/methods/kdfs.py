@@ -206,8 +206,9 @@ class Sampler(Gated):
     @torch.no_grad()
     def learned(self, net: nn.Module) -> dict[str, Tensor]:
         lead = {g.name: self.extra[key(g.name)].lead() for g in self.groups}
-        self.masks = {name: ((score > 0) | (score == score.max())).float()         # one stays
-                      for name, score in lead.items()}
+        # an allocation may keep more than theta says
+        stay = self.allocation({name: score.cpu() for name, score in lead.items()}, self.probe)
+        self.masks = {name: keep.to(lead[name]) for name, keep in stay.items()}
         for layer in dict.fromkeys(s.module for g in self.groups for s in g.producers(net)):
             module = net.get_submodule(layer)
             module.weight *= self.on(layer, module).view(-1, *[1] * (module.weight.dim() - 1))
