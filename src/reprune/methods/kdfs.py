@@ -16,7 +16,8 @@ reverse of usual distillation: the student's probabilities weight it. r is no pr
 
 Needs: training, labels, the unpruned net as teacher.
 Deviations: layers whose outputs add up have one m, so that all of it can be cut; the authors sample the second conv of
-each block by itself, and its zeroed outputs keep the shift of their batch norm until they are cut. MACs leave out batch
+each block by itself. Zeroed outputs keep the shift of their batch norm, and here filters are cut before fine-tuning, so
+the shifts of all that go are lost before it; the authors fine-tune the masked net and cut then. MACs leave out batch
 norm's. Stages are modules named layer1, layer2 .., and else what pooling layers read (a reconstruction). One optimiser
 with two groups of parameters stands for two of the same schedule, which come to the same.
 """
