@@ -110,11 +110,13 @@ def test_all_steps_of_an_episode_have_its_reward_and_noise_fades_after_warm_up()
             buffer.add(o, o, np.zeros((1, 1)), np.array([0.0 if step < 2 else episode + 1.0]), np.array([step == 2]),
                        [{"steps": 3}])
     assert buffer.rewards.flatten().tolist() == [3, 3, 1, 2, 2, 2, 3]
-    noise, deviations = Fading(0.5, 0.9, 2), []
+    noise, deviations, silent = Fading(0.5, 0.9, 2), [], []
     for _ in range(5):
         noise.reset()
         deviations.append(float(noise._sigma[0]))
-    assert deviations == pytest.approx([0.5, 0.5, 0.45, 0.405, 0.3645])
+        silent.append(noise().item() == 0)
+    assert silent == [True, True, False, False, False]            # two episodes of warm-up
+    assert deviations[2:] == pytest.approx([0.5, 0.45, 0.405])
 
 
 @pytest.mark.parametrize("action_is", ["prune", "preserve"])

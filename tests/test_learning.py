@@ -221,6 +221,18 @@ def test_kdfs_masks_weights_and_not_batch_norm_and_counts_what_is_left():
     assert not torch.allclose(reprune.remove(of, plan)(x), of(x), atol=1e-3)      # a dropped channel's shift goes, too
 
 
+def test_filters_of_kdfs_that_stay_against_theta_keep_their_weights():
+    allocation = kdfs.Sampled(macs=0.5, min_filters=12)
+    during, of = started(kdfs.Sampler(allocation))
+    scores = {name: torch.tensor(s) for name, s in during.finish(of)["learned"].items()}
+    plan = allocation(scores, Probe(of, EXAMPLE))
+    assert any(int((scores[name] <= 0).sum()) > int((~keep).sum()) for name, keep in plan.items())
+    for group in during.groups:
+        for s in group.producers(of):
+            alive = of.get_submodule(s.module).weight[s.index].flatten(1).any(1)
+            assert torch.equal(alive, plan[group.name])
+
+
 def during_by_hand(during, plain):
     """The net with the filters of a group zeroed where theta says drop."""
     made = copy.deepcopy(plain)

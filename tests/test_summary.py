@@ -231,6 +231,7 @@ def judge(stated, section="full", **ours):
     ({"delta": -0.5, "macs_drop_max": 45}, {}, "off by 5.0 % of MACs (3 seeds)"),
     ({"delta": -0.5, "macs_drop_min": 20, "macs_drop_max": 60}, {}, "reproduced (3 seeds)"),
     ({"delta": -0.5, "metric": "top5"}, {}, "not comparable: top-5 claimed, top-1 measured"),
+    ({"delta": -0.5, "ambiguous": True}, {}, "not comparable: ambiguous in the paper"),
     ({"macs_drop": 40}, {}, "not comparable: no accuracy claimed"),
 ])
 def test_the_verdict(stated, ours, expected):

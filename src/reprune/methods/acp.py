@@ -39,10 +39,14 @@ def clusters(maps: Tensor, eps: float) -> Tensor:
 
     >>> clusters(torch.tensor([[1., 0.], [2., 0.], [0., 1.]]), eps=0.1)          # 1 + 2/3 + 1/6;  1 + 1/3 + 1/12
     tensor([0.0000, 1.8333, 1.4167])
+    >>> clusters(torch.tensor([[1., 0.], [0., 0.], [0., 0.]]), eps=0.1)          # dead channels lead none
+    tensor([1.5000, 0.0000, 0.0000])
     """
     unit, strength = F.normalize(maps, dim=1), maps.norm(dim=1)
     scores, leaders = torch.zeros(len(maps)), []
     for c in strength.argsort(descending=True, stable=True).tolist():
+        if leaders and not strength[c]:
+            continue                                              # dead: like no other, as its map has no direction
         d = 1 - unit[leaders] @ unit[c]                           # [leaders]
         if near := (d <= eps).nonzero().flatten().tolist():
             scores[c] = d[near[0]].clamp(0, 1) / 2

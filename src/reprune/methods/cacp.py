@@ -22,7 +22,8 @@ Needs: images; held-out images and their labels; stable-baselines3.
 
 Deviations: exploration is normal noise that is clipped, the authors' is a truncated normal; its start and decay are
 theirs. The reward is taken on images held out of the training set. (2) counts what goes with a filter in all layers,
-the authors count one layer. (4) has a small ridge. A run searches for itself: no agent is handed on to another run.
+the authors count one layer. (4) has a small ridge. A tenth of the training images for (4) and batches of 64 for the
+agent are a reconstruction. A run searches for itself: no agent is handed on to another run.
 """
 
 from __future__ import annotations

@@ -64,11 +64,15 @@ class Shared(ReplayBuffer):
 
 
 class Fading(NormalActionNoise):
-    """Less with every episode after warm-up; reset() is called at the end of each."""
+    """None in warm-up, whose actions are random anyway; then less with every episode. reset() is called at the start
+    and at the end of each."""
 
     def __init__(self, delta: float, decay: float, warmup: int):
         super().__init__(np.zeros(1), np.full(1, delta))
-        self.delta, self.decay, self.left = delta, decay, warmup
+        self.decay, self.left = decay, warmup + 1
+
+    def __call__(self) -> np.ndarray:
+        return np.zeros(1) if self.left > 0 else super().__call__()
 
     def reset(self) -> None:
         self.left -= 1

@@ -16,7 +16,8 @@ reverse of usual distillation: the student's probabilities weight it. r is no pr
 
 Needs: training, labels, the unpruned net as teacher.
 Deviations: layers whose outputs add up have one m, so that all of it can be cut; the authors sample the second conv of
-each block by itself, and its zeroed outputs keep the shift of their batch norm until they are cut. MACs leave out batch
+each block by itself. Zeroed outputs keep the shift of their batch norm, and here filters are cut before fine-tuning, so
+the shifts of all that go are lost before it; the authors fine-tune the masked net and cut then. MACs leave out batch
 norm's. Stages are modules named layer1, layer2 .., and else what pooling layers read (a reconstruction). One optimiser
 with two groups of parameters stands for two of the same schedule, which come to the same.
 """
@@ -206,8 +207,9 @@ class Sampler(Gated):
     @torch.no_grad()
     def learned(self, net: nn.Module) -> dict[str, Tensor]:
         lead = {g.name: self.extra[key(g.name)].lead() for g in self.groups}
-        self.masks = {name: ((score > 0) | (score == score.max())).float()         # one stays
-                      for name, score in lead.items()}
+        # an allocation may keep more than theta says
+        stay = self.allocation({name: score.cpu() for name, score in lead.items()}, self.probe)
+        self.masks = {name: keep.to(lead[name]) for name, keep in stay.items()}
         for layer in dict.fromkeys(s.module for g in self.groups for s in g.producers(net)):
             module = net.get_submodule(layer)
             module.weight *= self.on(layer, module).view(-1, *[1] * (module.weight.dim() - 1))

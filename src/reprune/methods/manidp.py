@@ -19,7 +19,7 @@ Deviations: gates begin at pi = 1, so that the net starts as it was trained; the
 that were trained with gates (their checkpoints hold some): with gates that are drawn (gates=kaiming) training of the
 public ResNet-20 diverges in its first steps. Schedules change per epoch, the authors' with every step. Gates for nets
 other than residual ones of basic blocks, on every conv that batch norm alone reads but the first, are a reconstruction,
-and so are `remain` for ResNet-20 and ResNet-32 and the weights a, b for ImageNet.
+and so are `remain` for all but ResNet-56 and the weights a, b for ImageNet.
 """
 
 from __future__ import annotations

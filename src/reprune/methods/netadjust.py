@@ -201,9 +201,10 @@ class ChannelDropout:
         groups = trace(net, torch.zeros(1, *notes(net)["input_shape"], device=next(net.parameters()).device))
         order = {name: at for at, (name, _) in enumerate(net.named_modules())}
         found = sorted((s for g in groups for s in layers(net, g)), key=lambda s: order[s.module])
+        depth = {name: at for at, name in enumerate(dict.fromkeys(s.module for s in found), 1)}
         self.hooks = [net.get_submodule(s.module).register_forward_hook(
-            dropped(s.index, self.rate * share * ((at + 1) / len(found) if self.deeper else 1)))
-            for at, s in enumerate(found)]
+            dropped(s.index, self.rate * share * (depth[s.module] / len(depth) if self.deeper else 1)))
+            for s in found]
 
     def __call__(self, step: Step) -> Tensor:
         return step.logits.new_zeros(())

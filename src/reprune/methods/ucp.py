@@ -15,8 +15,9 @@ Needs: training, labels.
 Deviations: the factor of each experiment and the layers it skips are a reconstruction, and so are residual nets, where
 the authors' code contradicts itself: the channels of a stage are rated by the mean of (2) over the second convs of its
 blocks, and go everywhere together, with zero-padded shortcuts into the stages behind it, too. First convs of blocks go
-by their own gates, or keep their width as in the authors' code: skip ["*.conv1"]. (2) is taken over `n_samples`
-training images; what is left of a gate when it is taken out, its mean, is multiplied into the filters.
+by their own gates, or keep their width as in the authors' code: skip ["*.conv1"]. Bottlenecks lose filters of all
+convs; as in the paper, of the 3x3 conv alone: groups=inner, skip ["*conv1"]. (2) is taken over `n_samples` training
+images; what is left of a gate when it is taken out, its mean, is multiplied into the filters.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ Gap: by how much we fall short of the claim. A better result has no gap.
    zero, 0.5 missing at most.
 5. *Reproduced*: no gap beyond its tolerance. *Within x*: no gap above 1 (point, or % of the net). *Off by x* otherwise.
    x names every gap beyond its tolerance. The number of seeds is part of the verdict.
-6. *Not comparable* are top-5 claims (we measure top-1) and claims without an accuracy: any net can be made smaller.
+6. *Not comparable* are top-5 claims (we measure top-1), claims that are ambiguous in the paper and claims without an
+   accuracy: any net can be made smaller.
 
 >>> paper = Claim(baseline=93.04, pruned=93.06, params_drop=13.7, macs_drop=27.6, source="Table 1", provenance="paper")
 >>> ours = {"delta": -0.25, "delta_std": 0.1, "seeds": 3, "pruned_top1": 93.1, "params_drop": 13.8, "macs_drop": 27.2}
@@ -57,6 +58,8 @@ def verdict(claim: Claim | None, section: str, ours: dict) -> str:
         return f"not comparable: {section} run"
     if claim.metric == "top5":
         return "not comparable: top-5 claimed, top-1 measured"
+    if claim.ambiguous:
+        return "not comparable: ambiguous in the paper"
     accuracy = accuracy_gap(claim, ours)
     if accuracy is None:
         return "not comparable: no accuracy claimed"
