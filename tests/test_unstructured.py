@@ -1,5 +1,6 @@
 """Methods that prune or recode single weights, each against its card, taken literally."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -66,7 +67,7 @@ def test_surgery_is_its_equations_weight_by_weight():
 
 
 def test_surgery_looks_less_and_less_often_each_layer_on_its_own():
-    mask, net, looked = Surgery(c_rate=3.0, gamma=1.0, power=1.0), small(), []
+    mask, net, looked = Surgery(gamma=1.0, power=1.0), small(), []
     mask.start(net, look(net, EXAMPLE))
     weights = mask.weights(net)
     for step in range(400):
@@ -82,9 +83,21 @@ def test_surgery_looks_less_and_less_often_each_layer_on_its_own():
 
 def test_a_threshold_far_out_prunes_nearly_everything_at_first():
     net, mask = small(), Surgery(c_rate=3.0)
+    with pytest.raises(UserError, match=r"leaves no weight of conv1, .*c_rates=\{conv1: 1\}"):       # uniform: no tails
+        mask.start(net, look(net, EXAMPLE))
+    mask = Surgery(c_rate=3.0, c_rates={"conv1": 1.0, "conv2": 1.0, "fc2": 1.0})      # layers of a few dozen weights
+    for weight in net.parameters():
+        weight.data.cauchy_()
+    whole = copy.deepcopy(net)
     mask.start(net, look(net, EXAMPLE))
     kept = sum(int(m.sum()) for m in mask.masks.values()) / sum(m.numel() for m in mask.masks.values())
     assert kept < 0.1
+    looser = Surgery(c_rate=3.0, c_rates=mask.c_rates | {"fc1": 0.0})
+    looser.start(whole, look(whole, EXAMPLE))
+    more = {name for name, m in looser.masks.items() if int(m.sum()) > int(mask.masks[name].sum())}
+    assert more == {"fc1.weight", "fc1.bias"}
+    with pytest.raises(UserError, match="'fc9' is no layer with masks; there are conv1, conv2, fc1, fc2"):
+        Surgery(c_rates={"fc9": 1.0}).start(net, look(net, EXAMPLE))
 
 
 def literal_kmeans(values: list[float], k: int) -> tuple[list[float], list[int]]:
